@@ -1,0 +1,1 @@
+"""The node agent and its keeper: everything that happens on one host. Nothing cluster-wide belongs here."""

@@ -1,0 +1,91 @@
+"""The keeper's start: open what it needs, leave the host's tree, adopt what lives, serve.
+
+Started by the agent as `python -I -S -c BOOT SETTINGS`, detached; SETTINGS is one JSON object (see `Settings`). Needs root.
+"""
+
+from __future__ import annotations
+
+import encodings.ascii
+import encodings.latin_1
+import encodings.utf_8
+import gc
+import json
+import linecache
+import os
+import signal
+import socket
+import sys
+import tokenize
+import traceback
+from dataclasses import dataclass
+
+from skerry_node.kernel import syscalls
+from skerry_node.keeper import inside, link, logs, rootfs, seccomp, spawn, supervise, tree
+
+PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, traceback, inside)
+"""What Python would otherwise import later, when there is no file left to import it from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the keeper reaches: directories that exist, and the cgroups below which sandboxes lie."""
+
+    socket_path: str
+    runtime_dir: str
+    logs_dir: str
+    layers_dir: str
+    scratch_dir: str
+    build_dir: str
+    cgroup_dirs: list[str]
+    log_segment_bytes: int
+    log_segments: int
+
+
+def main() -> None:
+    """Run the keeper until it is told to stop."""
+    settings = Settings(**json.loads(sys.argv[1]))
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    os.umask(0o022)
+    room = _open_room(settings)
+    listener = _listen(settings.socket_path)
+    tree.enter(settings.build_dir.encode(), settings.scratch_dir.encode())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    keeper = supervise.Keeper(room, listener)
+    keeper.adopt()
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # a collection in a forked child would dirty every page; the loop makes no cycles
+    keeper.run()
+
+
+def _open_room(settings: Settings) -> spawn.Room:
+    return spawn.Room(
+        runtime_fd=_open(settings.runtime_dir),
+        logs_fd=_open(settings.logs_dir),
+        layers=rootfs.Layers(_open(settings.layers_dir)),
+        cgroup_fds=tuple(_open(path) for path in settings.cgroup_dirs),
+        rtnl=link.Rtnl(),
+        seccomp_program=seccomp.build_filter(os.uname().machine),
+        bounds=logs.Bounds(segment_bytes=settings.log_segment_bytes, segments=settings.log_segments),
+    )
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _listen(path: str) -> socket.socket:
+    """Bind beside the name and rename, so that whoever finds the socket finds a listening one."""
+    temporary = f"{path}.{os.getpid()}"
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    listener.bind(temporary)
+    os.umask(mask)
+    listener.listen(16)
+    os.rename(temporary, path)
+    return listener
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The agent's end of the keeper: start it when it is not there, ask it for things, hear of ends. Asyncio.
+
+The keeper is one process per node that outlives the agent. It is found by its socket; a socket that nobody answers is a dead keeper's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import skerry_node
+from skerry_node.keeper import wire
+
+_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from skerry_node.keeper.__main__ import main; main()"
+_START_SECONDS = 10.0
+_REPLY_SECONDS = 30.0
+
+
+class KeeperLost(Exception):
+    """The keeper does not answer: it died, or was never there. Asking again starts the next one."""
+
+
+class Refused(Exception):
+    """The keeper, or the child inside, could not do it. *field* is the manifest's field at fault, empty for our own."""
+
+    def __init__(self, *, problem: str, field: str = "", reason: str = "StartFailed", errno: int = 0) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.field = field
+        self.reason = reason
+        self.errno = errno
+
+
+@dataclass(frozen=True, slots=True)
+class KeeperSettings:
+    """What a keeper is started with; the fields are those of `keeper.__main__.Settings`."""
+
+    socket_path: str
+    runtime_dir: str
+    logs_dir: str
+    layers_dir: str
+    scratch_dir: str
+    build_dir: str
+    cgroup_dirs: tuple[str, ...]
+    log_segment_bytes: int
+    log_segments: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the keeper holds: its pid, the first process of each sandbox by uid, the slots of parked shells."""
+
+    pid: int
+    children: dict[str, int]
+    shells: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A program that runs: its pid on the host, whether a shell was ready, and seconds from request to exec."""
+
+    pid: int
+    warm: bool
+    seconds: float
+
+
+class Client:
+    """One connection to the node's keeper. `on_exit(uid)` is called as ends arrive, `on_lost()` when the connection breaks."""
+
+    def __init__(self, settings: KeeperSettings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+        self._settings = settings
+        self._on_exit = on_exit
+        self._on_lost = on_lost
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, asyncio.Future[wire.Message]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a keeper is on the line."""
+        return self._writer is not None
+
+    async def connect(self) -> bool:
+        """Connect to the keeper, starting it when none listens; True when it was started now. Raises KeeperLost."""
+        if await self._try_connect():
+            return False
+        await asyncio.to_thread(self._spawn)
+        for _ in range(int(_START_SECONDS / 0.01)):
+            if await self._try_connect():
+                return True
+            await asyncio.sleep(0.01)
+        raise KeeperLost(f"the keeper did not start; see {self._log_path}")
+
+    async def close(self) -> None:
+        """Hang up; the keeper goes on."""
+        if self._reading is not None:
+            self._reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reading
+        self._drop()
+
+    async def state(self) -> State:
+        """What the keeper holds now."""
+        raw = await self._ask("state")
+        children = {uid: child["pid"] for uid, child in raw["children"].items()}
+        return State(pid=raw["pid"], children=children, shells=frozenset(raw["shells"]))
+
+    async def prepare(self, shell: wire.Shell) -> None:
+        """Park a shell in its slot; one that is there already is fine."""
+        await self._ask("prepare", shell=wire.render_shell(shell))
+
+    async def discard(self, slot: int) -> None:
+        """End the shell in *slot*; none there is fine."""
+        await self._ask("discard", slot=slot)
+
+    async def launch(self, launch: wire.Launch) -> Launched:
+        """Start a sandbox, and return once its program runs. Raises Refused."""
+        raw = await self._ask("launch", launch=wire.render_launch(launch))
+        return Launched(pid=raw["pid"], warm=raw["warm"], seconds=raw["seconds"])
+
+    async def signal(self, uid: str, number: int) -> None:
+        """Send a signal to the first process of *uid*; one that has ended is fine."""
+        await self._ask("signal", uid=uid, signal=number)
+
+    async def forget_layer(self, layer: str) -> None:
+        """Unmount a layer that no sandbox uses."""
+        await self._ask("forget_layer", layer=layer)
+
+    async def stop(self) -> None:
+        """End the keeper; sandboxes go on without one. Only a purge does this."""
+        await self._ask("stop")
+
+    async def _ask(self, do: str, **fields: Any) -> wire.Message:
+        if self._writer is None:
+            raise KeeperLost("no connection to the keeper")
+        number = next(self._numbers)
+        future: asyncio.Future[wire.Message] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            self._writer.write(wire.encode({"id": number, "do": do, **fields}))
+            reply = await asyncio.wait_for(future, _REPLY_SECONDS)
+        except (TimeoutError, ConnectionError) as error:
+            raise KeeperLost(f"the keeper did not answer {do!r}") from error
+        finally:
+            self._waiting.pop(number, None)
+        if "error" in reply:
+            raise Refused(**reply["error"])
+        result: wire.Message = reply["ok"]
+        return result
+
+    async def _try_connect(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_unix_connection(self._settings.socket_path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        self._writer = writer
+        self._reading = asyncio.create_task(self._read(reader))
+        return True
+
+    async def _read(self, reader: asyncio.StreamReader) -> None:
+        buffer = bytearray()
+        try:
+            while part := await reader.read(1 << 18):
+                buffer += part
+                while (message := wire.take(buffer)) is not None:
+                    self._deliver(message)
+        except (ConnectionError, wire.BrokenPeer):
+            pass
+        self._drop()
+        self._on_lost()
+
+    def _deliver(self, message: wire.Message) -> None:
+        if "id" not in message:
+            self._on_exit(message["uid"])
+            return
+        future = self._waiting.get(message["id"])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _drop(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(KeeperLost("the keeper died"))
+
+    @property
+    def _log_path(self) -> str:
+        return os.path.join(os.path.dirname(self._settings.socket_path), "keeper.log")
+
+    def _spawn(self) -> None:
+        """Start a keeper that is nobody's child: a session of its own, re-parented to init."""
+        for path in (self._settings.build_dir, self._settings.runtime_dir, self._settings.logs_dir):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        package_root = os.path.dirname(os.path.dirname(skerry_node.__file__))
+        command = [sys.executable, "-I", "-S", "-c", _DETACH, sys.executable, _BOOT, package_root]
+        with open(self._log_path, "ab") as log:
+            subprocess.run(
+                [*command, json.dumps(asdict(self._settings))],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+            )  # fmt: skip
+
+
+_DETACH = """
+import os, sys
+if os.fork():
+    os._exit(0)
+os.setsid()
+os.chdir("/")
+os.execv(sys.argv[1], [sys.argv[1], "-I", "-S", "-c", *sys.argv[2:]])
+"""

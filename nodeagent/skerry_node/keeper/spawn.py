@@ -1,0 +1,167 @@
+"""Shells and launches: a child cloned into every namespace, given its ids, its link and its cgroup, then sent what to become.
+
+A cold launch is a shell made at that moment, so there is one way only. Runs in the keeper, single-threaded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from dataclasses import dataclass, field
+
+from skerry_node.kernel import syscalls
+from skerry_node.keeper import inside, link, logs, rootfs, wire
+
+_NAMESPACES = (
+    syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
+)  # fmt: skip
+IDS = 65_536
+
+
+@dataclass(slots=True)
+class Parked:
+    """A shell that waits for its sandbox. `orders` is the keeper's end of its socket; closing it ends the child."""
+
+    shell: wire.Shell
+    pid: int
+    pidfd: int
+    userns_fd: int
+    orders: socket.socket
+
+    def close(self) -> None:
+        """Let go of every fd; the child ends by itself when it has not been launched."""
+        self.orders.close()
+        for fd in (self.userns_fd, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The directories that the keeper reaches, by fd: it has no paths of the host."""
+
+    runtime_fd: int
+    logs_fd: int
+    layers: rootfs.Layers
+    cgroup_fds: tuple[int, ...]
+    rtnl: link.Rtnl
+    seccomp_program: bytes
+    bounds: logs.Bounds
+
+
+@dataclass(slots=True)
+class Starting:
+    """A launch between its orders and its exec: the status pipe says how it went."""
+
+    launch: wire.Launch
+    pid: int
+    pidfd: int
+    status_fd: int
+    streams: tuple[logs.Stream, ...]
+    problem: bytearray = field(default_factory=bytearray)
+
+
+def prepare(room: Room, shell: wire.Shell, *, host_network: bool = False) -> Parked:
+    """A new shell for *shell*'s slot, with its link in place. Raises OSError; nothing of it stays then."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    pid = syscalls.clone(_NAMESPACES | (0 if host_network else syscalls.CLONE_NEWNET))
+    if pid == 0:
+        os.dup2(theirs.fileno(), inside.ORDER_FD)
+        syscalls.close_range(inside.ORDER_FD + 1)
+        inside.main(socket.socket(fileno=inside.ORDER_FD), room.seccomp_program)
+    theirs.close()
+    parked = Parked(shell=shell, pid=pid, pidfd=-1, userns_fd=-1, orders=ours)
+    try:
+        parked.pidfd = os.pidfd_open(pid)
+        proc_fd = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            _write_maps(proc_fd, shell.id_base)
+            parked.userns_fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+            if shell.link is not None and not host_network:
+                _give_link(room, proc_fd, shell.link)
+        finally:
+            os.close(proc_fd)
+        _send(ours, {**wire.render_shell(shell), "host_network": host_network}, [])
+    except BaseException:
+        parked.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+        raise
+    return parked
+
+
+def launch(room: Room, parked: Parked, order: wire.Launch) -> Starting:
+    """Turn *parked* into the sandbox that *order* describes: cgroup, root filesystem, output, then its orders.
+
+    Consumes *parked*. Raises OSError; the child is gone then.
+    """
+    opened: list[int] = []
+    try:
+        _join_cgroups(room, order.uid, parked.pid)
+        layer_fds = [room.layers.ensure(name) for name in order.layers]
+        opened.append(
+            rootfs.mount_overlay(layer_fds, uid=order.uid, userns_fd=parked.userns_fd, read_only=order.read_only)
+        )
+        directory = os.open(order.uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room.runtime_fd)
+        opened.append(directory)
+        logs.ensure_pipes(directory)
+        streams = logs.open_streams(directory, room.logs_fd, order.uid, room.bounds)
+        opened += logs.open_writing_ends(directory, order.shell.id_base)
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        opened.append(writing)
+        os.set_blocking(reading, False)
+        _send(parked.orders, wire.render_launch(order), [opened[0], *opened[2:]])
+    except BaseException:
+        parked.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(parked.pid, 0)
+        raise
+    finally:
+        for fd in opened:
+            os.close(fd)
+    starting = Starting(launch=order, pid=parked.pid, pidfd=parked.pidfd, status_fd=reading, streams=streams)
+    parked.pidfd = -1
+    parked.close()
+    return starting
+
+
+def _write_maps(proc_fd: int, id_base: int) -> None:
+    """Map ids 0 to 65,535 of the sandbox to its own range. Host root is in no range (user_namespaces(7))."""
+    line = f"0 {id_base} {IDS}\n".encode()
+    for name in ("uid_map", "gid_map"):
+        fd = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+        try:
+            os.write(fd, line)
+        finally:
+            os.close(fd)
+
+
+def _give_link(room: Room, proc_fd: int, wanted: wire.Link) -> None:
+    netns_fd = os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+    try:
+        room.rtnl.create_veth(
+            wanted.host_name, peer_netns_fd=netns_fd, master_index=wanted.bridge_index, mac=wanted.mac, isolated=True
+        )
+    finally:
+        os.close(netns_fd)
+
+
+def _join_cgroups(room: Room, uid: str, pid: int) -> None:
+    for parent_fd in room.cgroup_fds:
+        fd = os.open(f"{uid}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=parent_fd)
+        try:
+            os.write(fd, b"%d" % pid)
+        finally:
+            os.close(fd)
+
+
+def _send(orders: socket.socket, order: wire.Message, fds: list[int]) -> None:
+    body = json.dumps(order).encode()
+    head = b"%-15d\n" % len(body)
+    if fds:
+        socket.send_fds(orders, [head], fds)
+        orders.sendall(body)
+    else:
+        orders.sendall(head + body)

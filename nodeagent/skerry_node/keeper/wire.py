@@ -1,0 +1,117 @@
+"""What agent and keeper say to each other: length-prefixed JSON over a unix stream socket, and the values in it.
+
+A message is four bytes of length (network order), then one JSON object. A request carries `id` and `do`; its reply carries the
+same `id` and either `ok` or `error`. A message without `id` is an event. Both ends treat a message over MAX_BYTES as a broken peer.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from typing import Any
+
+MAX_BYTES = 8 << 20
+_LENGTH = struct.Struct("!I")
+Message = dict[str, Any]
+
+
+class BrokenPeer(Exception):
+    """The other end does not speak this protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A veth pair: its end on the host, and what its end inside is given."""
+
+    host_name: str
+    bridge_index: int
+    mac: str
+    address: str
+    prefix: int
+    gateway: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shell:
+    """A prepared set of namespaces: slot number, first host id of its 65,536, and its link (None: loopback only)."""
+
+    slot: int
+    id_base: int
+    link: Link | None
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One start of one sandbox. Everything is decided: the keeper looks nothing up.
+
+    `layers` are file names below the layer directory, lowest first. `user` is the text of the image or manifest, resolved by the
+    child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0.
+    """
+
+    uid: str
+    attempt: int
+    shell: Shell
+    host_network: bool
+    layers: tuple[str, ...]
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    working_dir: str
+    user: str
+    hostname: str
+    hosts: str
+    resolv_conf: str
+    read_only: bool
+    capabilities: int
+
+
+def encode(message: Message) -> bytes:
+    """*message* framed for the socket."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return _LENGTH.pack(len(body)) + body
+
+
+def take(buffer: bytearray) -> Message | None:
+    """The first whole message in *buffer*, removed from it; None when more bytes are needed. Raises BrokenPeer."""
+    if len(buffer) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack_from(buffer)
+    if length > MAX_BYTES:
+        raise BrokenPeer(f"a message of {length} bytes")
+    end = _LENGTH.size + length
+    if len(buffer) < end:
+        return None
+    body = bytes(buffer[_LENGTH.size : end])
+    del buffer[:end]
+    try:
+        message = json.loads(body)
+    except ValueError as error:
+        raise BrokenPeer("not JSON") from error
+    if not isinstance(message, dict):
+        raise BrokenPeer("not an object")
+    return message
+
+
+def render_launch(launch: Launch) -> Message:
+    """*launch* as JSON."""
+    return asdict(launch)
+
+
+def render_shell(shell: Shell) -> Message:
+    """*shell* as JSON."""
+    return asdict(shell)
+
+
+def parse_shell(raw: Message) -> Shell:
+    """A Shell from JSON."""
+    link = Link(**raw["link"]) if raw["link"] is not None else None
+    return Shell(slot=raw["slot"], id_base=raw["id_base"], link=link)
+
+
+def parse_launch(raw: Message) -> Launch:
+    """A Launch from JSON; the peer is the agent, so a wrong shape is a bug and raises."""
+    fields = dict(raw)
+    fields["shell"] = parse_shell(fields["shell"])
+    for name in ("layers", "argv", "env"):
+        fields[name] = tuple(fields[name])
+    return Launch(**fields)

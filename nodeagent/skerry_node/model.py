@@ -1,0 +1,133 @@
+"""The values that the agent decides on: what is wanted of a sandbox, what is seen of it, and what is remembered of its life. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from skerry_api.sandbox import DesiredState, NetworkMode, RestartPolicy, Sandbox, Termination
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a cgroup: thousandths of a CPU, bytes without swap, processes and threads. None is no limit."""
+
+    cpu_millicores: int | None = None
+    memory_bytes: int | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What a manifest asks of this node, as far as planning goes."""
+
+    uid: str
+    is_deleted: bool = False
+    """A deletion timestamp is set: the object waits for its finalizer."""
+    wants_process: bool = True
+    limits: Limits = Limits()
+    network: NetworkMode = NetworkMode.BRIDGE
+    restart_policy: RestartPolicy = RestartPolicy.NEVER
+    active_seconds: int | None = None
+    seconds_after_finished: int | None = None
+    """Only where the agent itself expires objects; None leaves that to the operator."""
+    grace_seconds: int = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The first process of the sandbox lives. Times are seconds since boot (CLOCK_BOOTTIME)."""
+
+    pid: int
+    attempt: int
+    since_seconds: float
+    handles_stop_signal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The first process is gone. *status* is a wait status, None when nobody could read it; *is_known* False while the keeper may still tell."""
+
+    attempt: int
+    is_known: bool
+    status: int | None = None
+    finished_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """A stop under way: why (a termination reason), and since when (seconds since boot)."""
+
+    reason: str
+    since_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What neither the kernel nor the manifest can tell: kept in the runtime directory, and rebuilt from status when that is gone.
+
+    `attempt` numbers the start that is under way or comes next. `not_before_seconds` (since boot) holds a restart back.
+    `is_at_rest` says that the sandbox was seen stopped on demand, so that wanting it to run is a new start.
+    """
+
+    attempt: int = 0
+    restarts: int = 0
+    started_ns: int = 0
+    start_milliseconds: int = 0
+    is_warm: bool = False
+    termination: Termination | None = None
+    stopping: Stopping | None = None
+    is_at_rest: bool = False
+    not_before_seconds: float = 0.0
+    finished_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """One look at everything that this node holds of one uid. `now_seconds` is since boot."""
+
+    uid: str
+    now_seconds: float = 0.0
+    has_runtime: bool = False
+    life: Life = Life()
+    process: Running | Ended | None = None
+    has_cgroup: bool = False
+    limits: Limits | None = None
+    slot: int | None = None
+    has_writable: bool = False
+    has_logs: bool = False
+    has_image: bool = True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left of the sandbox."""
+        kept = self.has_runtime or self.has_cgroup or self.has_writable or self.has_logs
+        return not kept and self.slot is None and not isinstance(self.process, Running)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a sandbox does not run. *field* names the manifest's field at fault, or is empty. A lasting problem is not tried again."""
+
+    reason: str
+    message: str
+    field: str = ""
+    is_lasting: bool = False
+    retry_at_seconds: float = 0.0
+    condition: str = "Ready"
+
+
+def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
+    """What *sandbox* asks of the node."""
+    spec = sandbox.spec
+    limits = spec.resources.limits
+    return Desired(
+        uid=sandbox.metadata.uid,
+        is_deleted=sandbox.metadata.deletion_timestamp is not None,
+        wants_process=spec.desired_state is DesiredState.RUNNING,
+        limits=Limits(cpu_millicores=limits.cpu_millicores, memory_bytes=limits.memory_bytes, pids=limits.pids),
+        network=spec.network.mode,
+        restart_policy=spec.restart_policy,
+        active_seconds=spec.ttl.active_seconds,
+        seconds_after_finished=spec.ttl.seconds_after_finished if expires_objects else None,
+        grace_seconds=spec.termination_grace_period_seconds,
+    )

@@ -1,0 +1,76 @@
+"""The agent's settings: one frozen value made in `__main__` from flags and environment, passed inwards."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass
+
+MAX_SLOTS = 16_384
+"""Slots a node can ever use: 16,384 ranges of 65,536 ids end below 2**31 from the default base."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What one agent owns on its machine; two agents on one machine differ in every path, name and range."""
+
+    node_name: str
+    state_dir: str = "/var/lib/skerry"
+    run_dir: str = "/run/skerry"
+    cgroup_parent: str = "skerry"
+    bridge: str = "skerry0"
+    address_range: str = "10.88.0.0/16"
+    id_base: int = 1_000_013_824 & ~0xFFFF
+    """First host id of slot 0; far above the ids that /etc/subuid hands to people."""
+    shells: int = 4
+    scratch_bytes: int = 8 << 30
+    log_segment_bytes: int = 4 << 20
+    log_segments: int = 4
+    nameservers: tuple[str, ...] = ()
+    allow_host_network: bool = False
+    manifests_dir: str | None = None
+    """Standalone when set: the directory of manifests that takes the API server's place."""
+    kubeconfig: str | None = None
+    system_namespace: str = "skerry-system"
+    metrics_address: str = "127.0.0.1:0"
+    heartbeat_seconds: float = 10.0
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """The address range as a network."""
+        return ipaddress.IPv4Network(self.address_range)
+
+    @property
+    def keeper_socket(self) -> str:
+        """Where the keeper listens."""
+        return os.path.join(self.run_dir, "keeper.sock")
+
+    @property
+    def agent_socket(self) -> str:
+        """Where the agent serves the CLI of this machine."""
+        return os.path.join(self.run_dir, "agent.sock")
+
+    @property
+    def sandboxes_dir(self) -> str:
+        """Runtime records, one directory per sandbox uid, gone after a reboot."""
+        return os.path.join(self.run_dir, "sandboxes")
+
+    @property
+    def leases_dir(self) -> str:
+        """One file per slot in use."""
+        return os.path.join(self.run_dir, "leases")
+
+    @property
+    def images_dir(self) -> str:
+        """The image store."""
+        return os.path.join(self.state_dir, "images")
+
+    @property
+    def scratch_dir(self) -> str:
+        """The mounted filesystem that holds the writable layers."""
+        return os.path.join(self.state_dir, "scratch")
+
+    @property
+    def logs_dir(self) -> str:
+        """Output of sandboxes, one directory per uid."""
+        return os.path.join(self.state_dir, "logs")
