@@ -1,0 +1,43 @@
+"""Entry point of `skerry` and of the plugin `kubectl skerry`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from skerry.cli import app, output, running
+from skerry.errors import Refused, SkerryError
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv))
+
+
+def run(argv: list[str]) -> int:
+    """The exit code of one command: the program's, 125 for our own failure, 2 for wrong usage."""
+    called = os.path.basename(argv[0]) if argv else "skerry"
+    name = "kubectl skerry" if called == "kubectl-skerry" else "skerry"
+    try:
+        app.app(args=argv[1:], prog_name=name)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else running.FAILED
+    except BrokenPipeError:
+        # The reader has gone, as with `| head`: nothing to say, and nobody to say it to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except Refused as error:
+        hint = {404: "see what there is: skerry ps -a", 409: "see it: skerry ps -a"}.get(error.status, "")
+        output.print_error(str(error), hint=hint)
+        return running.FAILED
+    except SkerryError as error:
+        output.print_error(str(error), hint=error.hint)
+        return running.FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Commands that change what shall run: stop, start, rm, wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from skerry.cli import options, output, running
+from skerry.errors import Refused
+
+_SLACK_SECONDS = 60.0
+
+
+def stop(
+    names: options.Names,
+    timeout: Annotated[
+        int | None,
+        typer.Option("--timeout", "-t", min=0, max=86_400, help="Seconds until KILL; kept as its grace period."),
+    ] = None,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Stop sandboxes: TERM, or the image's stop signal, then KILL. Their files stay for `skerry start`.
+
+    \b
+    Examples:
+      skerry stop web
+      skerry stop -t 2 web db
+    """
+    client = options.connect(socket, namespace)
+
+    def stop_one(space: str, name: str) -> None:
+        sandbox = client.stop(name, namespace=space, grace_seconds=timeout)
+        limit = sandbox.spec.termination_grace_period_seconds + _SLACK_SECONDS
+        client.wait(name, namespace=space, condition="Finished", timeout_seconds=limit)
+
+    _each(names, namespace, stop_one)
+
+
+def start(names: options.Names, namespace: options.Namespace = None, socket: options.Socket = None) -> None:
+    """Start stopped sandboxes again, with their files.
+
+    \b
+    Examples:
+      skerry start web
+    """
+    client = options.connect(socket, namespace)
+
+    def start_one(space: str, name: str) -> None:
+        client.start(name, namespace=space)
+        started = client.wait(name, namespace=space, condition="Ready", timeout_seconds=_SLACK_SECONDS)
+        if started is not None and (problem := running.find_problem(started)) is not None:
+            raise Refused(f"could not be started: {problem}", status=0, reason="NotStarted")
+
+    _each(names, namespace, start_one)
+
+
+def rm(
+    names: options.Names,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Also those that run.")] = False,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Remove sandboxes with their files and output. One that runs has to be stopped first, or --force given.
+
+    \b
+    Examples:
+      skerry rm web
+      skerry rm -f web
+      skerry rm $(skerry ps -aq)
+    """
+    client = options.connect(socket, namespace)
+
+    def remove_one(space: str, name: str) -> None:
+        sandbox = client.get(name, namespace=space)
+        is_running = any(c.type == "Ready" and c.status == "True" for c in sandbox.status.conditions)
+        if is_running and not force and sandbox.metadata.deletion_timestamp is None:
+            raise Refused(f"it runs: skerry stop {name} first, or skerry rm --force", status=409, reason="Running")
+        client.delete(name, namespace=space)
+        limit = sandbox.spec.termination_grace_period_seconds + _SLACK_SECONDS
+        try:
+            client.wait(name, namespace=space, condition="Deleted", timeout_seconds=limit)
+        except Refused as error:
+            if error.status != 404:  # gone between the two requests
+                raise
+
+    _each(names, namespace, remove_one)
+
+
+def wait(
+    name: options.Name,
+    condition: Annotated[str, typer.Option("--for", metavar="WHAT", help="finished, ready or deleted.")] = "finished",
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0, metavar="SECONDS", help="Give up then.")] = None,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Wait for a sandbox. When it has finished, print the program's exit code.
+
+    \b
+    Examples:
+      skerry wait job
+      skerry wait --for ready --timeout 10 web
+      skerry wait --for deleted web
+    """
+    wanted = condition.capitalize()
+    if wanted not in {"Finished", "Ready", "Deleted"}:
+        raise typer.BadParameter(f"{condition} is not finished, ready or deleted", param_hint="--for")
+    space, own_name = options.split(name, namespace)
+    client = options.connect(socket, namespace)
+    found = client.wait(own_name, namespace=space, condition=wanted, timeout_seconds=timeout)
+    if found is None:
+        return
+    problem = running.find_problem(found)
+    termination = found.status.termination
+    if problem is not None or (wanted == "Ready" and not _is_ready(found.status.conditions)):
+        output.print_error(f"{name} does not run: {problem or 'it has ended'}", hint=f"see: skerry inspect {name}")
+        raise typer.Exit(running.FAILED)
+    if wanted == "Finished" and termination is not None:
+        print("unknown" if termination.exit_code is None else termination.exit_code)
+
+
+def _is_ready(conditions: tuple[object, ...]) -> bool:
+    return any((getattr(c, "type", ""), getattr(c, "status", "")) == ("Ready", "True") for c in conditions)
+
+
+def _each(names: list[str], namespace: str | None, act: Callable[[str, str], None]) -> None:
+    """Do it for every one, print those that it was done for, and fail at the end when any was refused."""
+    is_failed = False
+    for name in names:
+        try:
+            act(*options.split(name, namespace))
+        except Refused as error:
+            output.print_error(f"{name}: {error}")
+            is_failed = True
+        else:
+            print(name)
+    if is_failed:
+        raise typer.Exit(running.FAILED)

@@ -1,0 +1,233 @@
+"""Commands that only look: ps, logs, inspect, info, version."""
+
+from __future__ import annotations
+
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skerry.cli import options, output
+
+if TYPE_CHECKING:
+    from skerry_api.sandbox import Sandbox
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def ps(
+    everything: Annotated[bool, typer.Option("--all", "-a", help="Show those that have ended, too.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only names.")] = False,
+    form: Annotated[
+        output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)
+    ] = output.Format.TABLE,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """List sandboxes, of all namespaces unless -n is given.
+
+    \b
+    Examples:
+      skerry ps
+      skerry ps -a -o wide
+      skerry rm $(skerry ps -aq)
+    """
+    client = options.connect(socket, namespace)
+    found = client.list(namespace=namespace)
+    if not everything:
+        found = tuple(sandbox for sandbox in found if not _has_ended(sandbox))
+    if quiet or form is output.Format.NAME:
+        for sandbox in found:
+            print(_short_name(sandbox, namespace) if quiet else f"sandbox.skerry.dev/{sandbox.metadata.name}")
+    elif form in {output.Format.JSON, output.Format.YAML}:
+        from skerry_api.sandbox import render_sandbox  # noqa: PLC0415 - as the SDK does
+
+        items = [render_sandbox(sandbox) for sandbox in found]
+        output.print_data({"apiVersion": "v1", "kind": "List", "items": items}, form)
+    else:
+        _print_sandboxes(found, is_wide=form is output.Format.WIDE)
+
+
+def logs(
+    name: options.Name,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
+    tail: Annotated[str, typer.Option("--tail", metavar="LINES", help="The last so many lines, or all.")] = "all",
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="From then on: 10m, 2h, 2026-01-31T12:00:00Z.")
+    ] = None,
+    timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Begin lines with their time.")] = False,
+    stream: Annotated[str, typer.Option("--stream", help="stdout, stderr or both.")] = "both",
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Print a sandbox's output, its stdout to stdout and its stderr to stderr.
+
+    \b
+    Examples:
+      skerry logs web
+      skerry logs -f --tail 20 -t web
+      skerry logs --since 10m --stream stderr web
+    """
+    if tail != "all" and not tail.isdecimal():
+        raise typer.BadParameter("must be a number of lines, or all", param_hint="--tail")
+    space, own_name = options.split(name, namespace)
+    pieces = options.connect(socket, namespace).logs(
+        own_name,
+        namespace=space,
+        follow=follow,
+        tail=None if tail == "all" else int(tail),
+        since=None if since is None else parse_since(since, now=datetime.now(UTC)),
+        timestamps=timestamps,
+        stream=stream,
+    )
+    targets = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    for piece in pieces:
+        targets[piece.stream].write(piece.data)
+        targets[piece.stream].flush()
+
+
+def inspect(
+    names: options.Names,
+    form: Annotated[
+        output.DataFormat, typer.Option("--output", "-o", help="How to print.")
+    ] = output.DataFormat.JSON,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Print everything about sandboxes: the object, and under `node` its layers, directories, processes and events.
+
+    \b
+    Examples:
+      skerry inspect web
+      skerry inspect -o yaml web
+      skerry inspect web | jq .node
+    """
+    client = options.connect(socket, namespace)
+    found = []
+    for name in names:
+        space, own_name = options.split(name, namespace)
+        found.append(client.inspect(own_name, namespace=space))
+    output.print_data(found[0] if len(found) == 1 else found, form)
+
+
+def info(
+    form: Annotated[
+        output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)
+    ] = output.Format.TABLE,
+    socket: options.Socket = None,
+) -> None:
+    """Print what the agent says about itself and its machine.
+
+    \b
+    Examples:
+      skerry info
+      skerry info -o json
+    """
+    found = options.connect(socket, None).info()
+    if form in {output.Format.JSON, output.Format.YAML}:
+        output.print_data(found, form)
+        return
+    details = found.pop("details", {})
+    rows = [(str(key), _flat(value)) for key, value in {**found, **details}.items()]
+    output.print_table(("WHAT", "VALUE"), rows)
+
+
+def version(
+    form: Annotated[
+        output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)
+    ] = output.Format.TABLE,
+    socket: options.Socket = None,
+) -> None:
+    """Print the versions of this command and of the agent.
+
+    \b
+    Examples:
+      skerry version
+      skerry version -o json
+    """
+    from importlib import metadata  # noqa: PLC0415 - slow, and only this command needs it
+
+    try:
+        own = metadata.version("skerry")
+    except metadata.PackageNotFoundError:
+        own = "unknown"
+    client = options.connect(socket, None)
+    # The command's own version is worth printing without an agent, too.
+    from skerry.errors import AgentUnavailable  # noqa: PLC0415
+
+    try:
+        agent = client.version()
+    except AgentUnavailable as error:
+        agent = f"none ({error})"
+    if form in {output.Format.JSON, output.Format.YAML}:
+        output.print_data({"client": own, "agent": agent}, form)
+    else:
+        print(f"client: {own}\nagent:  {agent}")
+
+
+def parse_since(text: str, *, now: datetime) -> str:
+    """RFC 3339 for 30s, 10m, 2h, 3d before *now*; other texts are the agent's to judge."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+        then = now - timedelta(**{_UNITS[match[2]]: float(match[1])})
+        return then.isoformat()
+    return text
+
+
+def _print_sandboxes(found: tuple[Sandbox, ...], *, is_wide: bool) -> None:
+    header = ["NAME", "PHASE", "IMAGE", "ADDRESS", "AGE"]
+    has_namespaces = any(sandbox.metadata.namespace != options.DEFAULT_NAMESPACE for sandbox in found)
+    if is_wide:
+        header += ["STARTUP", "RESTARTS", "REASON", "EXIT", "NODE", "DIGEST"]
+    if has_namespaces:
+        header.insert(0, "NAMESPACE")
+    rows = []
+    for sandbox in found:
+        row = _cells(sandbox) + (_wide_cells(sandbox) if is_wide else [])
+        rows.append([sandbox.metadata.namespace, *row] if has_namespaces else row)
+    output.print_table(header, rows)
+
+
+def _cells(sandbox: Sandbox) -> list[str]:
+    metadata, status = sandbox.metadata, sandbox.status
+    phase = "Terminating" if metadata.deletion_timestamp else str(status.phase or "Pending")
+    age = output.render_age(metadata.creation_timestamp)
+    return [metadata.name, phase, sandbox.spec.image, status.address or "", age]
+
+
+def _wide_cells(sandbox: Sandbox) -> list[str]:
+    status = sandbox.status
+    startup = status.start_duration_milliseconds
+    ended = status.termination
+    return [
+        f"{startup} ms" if startup is not None else "",
+        str(status.restarts or 0),
+        _reason(sandbox),
+        str(ended.exit_code) if ended is not None and ended.exit_code is not None else "",
+        sandbox.spec.node_name or "",
+        (status.image_digest or "").removeprefix("sha256:")[:12],
+    ]
+
+
+def _reason(sandbox: Sandbox) -> str:
+    ready = next((c for c in sandbox.status.conditions if c.type == "Ready"), None)
+    return ready.reason if ready is not None and ready.status != "True" else ""
+
+
+def _has_ended(sandbox: Sandbox) -> bool:
+    """Whether the program has run and does not now; what waits for its next start is not over."""
+    ready = next((c for c in sandbox.status.conditions if c.type == "Ready"), None)
+    is_over = ready is not None and ready.status == "False" and ready.reason not in {"Starting", "BackOff"}
+    return is_over and sandbox.metadata.deletion_timestamp is None
+
+
+def _short_name(sandbox: Sandbox, namespace: str | None) -> str:
+    own = sandbox.metadata.namespace
+    return sandbox.metadata.name if own == (namespace or options.DEFAULT_NAMESPACE) else f"{own}/{sandbox.metadata.name}"
+
+
+def _flat(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}={_flat(item)}" for key, item in value.items())
+    return ", ".join(_flat(item) for item in value) if isinstance(value, list) else str(value)

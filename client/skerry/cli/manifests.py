@@ -1,0 +1,133 @@
+"""From the options of `skerry run` to a manifest: docker's words in, Kubernetes' words out. Pure but for the name's letters."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
+"""Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
+RESTART_POLICIES = {"no": "Never", "on-failure": "OnFailure", "always": "Always"}
+NETWORKS = {"bridge": "Bridge", "none": "None", "host": "Host"}
+_LEFTOVER_SECONDS = 600
+"""How long a finished --rm sandbox waits for a client that died before removing it."""
+
+
+class BadOptionError(ValueError):
+    """An option's value that cannot be meant; *option* names it."""
+
+    def __init__(self, option: str, problem: str) -> None:
+        super().__init__(problem)
+        self.option = option
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What `skerry run` was asked for, as typed."""
+
+    image: str
+    arguments: Sequence[str] = ()
+    name: str | None = None
+    entrypoint: str | None = None
+    env: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    memory: str | None = None
+    cpus: str | None = None
+    pids_limit: int | None = None
+    network: str | None = None
+    user: str | None = None
+    workdir: str | None = None
+    hostname: str | None = None
+    restart: str | None = None
+    is_read_only: bool = False
+    is_removed: bool = False
+    is_detached: bool = False
+
+
+def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest; *environment* is where `-e NAME` without a value looks. Raises BadOptionError."""
+    metadata: dict[str, Any] = {"name": options.name or generate_name(options.image), "namespace": namespace}
+    if options.labels:
+        metadata["labels"] = dict(_parse_pair(text, "--label") for text in options.labels)
+    limits = {
+        "cpu": _parse_cpus(options.cpus),
+        "memory": _parse_memory(options.memory),
+        "pids": options.pids_limit,
+    }
+    env = [pair for text in options.env if (pair := _parse_env(text, environment)) is not None]
+    ttl = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
+    spec = {
+        "image": options.image,
+        "command": [options.entrypoint] if options.entrypoint else None,
+        "args": list(options.arguments) or None,
+        "env": env or None,
+        "workingDir": options.workdir,
+        "user": options.user,
+        "hostname": options.hostname,
+        "resources": _without_none({"limits": _without_none(limits) or None}) or None,
+        "network": {"mode": _choose(options.network, NETWORKS, "--network")} if options.network else None,
+        "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,
+        "restartPolicy": _choose(options.restart, RESTART_POLICIES, "--restart") if options.restart else None,
+        "ttl": {"secondsAfterFinished": ttl} if ttl is not None else None,
+    }
+    return {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": metadata, "spec": _without_none(spec)}
+
+
+def generate_name(image: str) -> str:
+    """A free name in all likelihood: the image's last part and five letters."""
+    last = image.split("@")[0].rsplit("/", 1)[-1].split(":")[0].lower()
+    stem = re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:40] or "sandbox"
+    if not stem[0].isalpha():
+        stem = f"s-{stem}"
+    return f"{stem}-{''.join(secrets.choice(ALPHABET) for _ in range(5))}"
+
+
+def _parse_memory(text: str | None) -> str | None:
+    """Docker's b, k, m, g are binary and become Kubernetes' Ki, Mi, Gi; Kubernetes' own words pass."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([bkmgt]?)b?", text.lower()) if not text.endswith("i") else None
+    if match is None:
+        if re.fullmatch(r"\d+(?:\.\d+)?[KMGT]i", text):
+            return text
+        raise BadOptionError("--memory", f"{text} is no size: write it as 64m, 1g or 256Mi")
+    unit = match[2].upper()
+    return match[1] if unit in {"", "B"} else f"{match[1]}{unit}i"
+
+
+def _parse_cpus(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"\d*\.?\d+m?|\d+", text):
+        raise BadOptionError("--cpus", f"{text} is no number of CPUs: write it as 0.5, 2 or 250m")
+    return text
+
+
+def _parse_env(text: str, environment: Mapping[str, str]) -> dict[str, str] | None:
+    """NAME=VALUE, or NAME of this environment; one that is not set there is left out, as docker does."""
+    name, equals, value = text.partition("=")
+    if not name:
+        raise BadOptionError("--env", f"{text!r} has no name: write it as NAME=VALUE")
+    if equals:
+        return {"name": name, "value": value}
+    return {"name": name, "value": environment[name]} if name in environment else None
+
+
+def _parse_pair(text: str, option: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadOptionError(option, f"{text!r}: write it as NAME=VALUE")
+    return name, value
+
+
+def _choose(text: str, words: Mapping[str, str], option: str) -> str:
+    if text in words.values():
+        return text
+    if text.lower() not in words:
+        raise BadOptionError(option, f"{text} is not one of {', '.join(words)}")
+    return words[text.lower()]
+
+
+def _without_none(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in mapping.items() if value is not None}

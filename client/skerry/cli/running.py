@@ -1,0 +1,214 @@
+"""`skerry run`: create, follow, and end as the program ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from skerry.cli import manifests, options, output
+from skerry.client import Client
+from skerry.errors import AgentUnavailable, Refused, SkerryError
+
+if TYPE_CHECKING:
+    from skerry_api.sandbox import Sandbox
+
+FAILED = 125
+"""Our own failure, as docker has it; everything else is the program's."""
+_RECONNECT_SECONDS = 30.0
+_START_SECONDS = 60.0
+
+
+def run(  # noqa: PLR0913 - one parameter per option
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, as in `skerry image ls`.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the name and leave it running.")] = False,
+    rm: Annotated[bool, typer.Option("--rm", help="Remove the sandbox when it has ended.")] = False,
+    env: Annotated[
+        list[str] | None,
+        typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Set a variable; without a value, pass it on."),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="A name; made up when left out.")] = None,
+    memory: Annotated[
+        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit: 64m, 1g, 256Mi.")
+    ] = None,
+    cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
+    pids_limit: Annotated[int | None, typer.Option("--pids-limit", min=1, help="Processes and threads at most.")] = None,
+    network: Annotated[str | None, typer.Option("--network", metavar="MODE", help="bridge, none or host.")] = None,
+    user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID]", help="Whom to run as.")] = None,
+    workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
+    hostname: Annotated[str | None, typer.Option("--hostname", help="Host name inside; default: the name.")] = None,
+    restart: Annotated[str | None, typer.Option("--restart", metavar="POLICY", help="no, on-failure, always.")] = None,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root filesystem read-only.")] = False,
+    entrypoint: Annotated[str | None, typer.Option("--entrypoint", help="Replace the image's entry point.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", "-l", metavar="NAME=VALUE", help="A label.")] = None,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Run a program in a new sandbox.
+
+    In the foreground its output comes here and its exit code is ours; Ctrl-C stops it. It stays, stopped, until
+    `skerry rm`, unless --rm is given.
+
+    \b
+    Examples:
+      skerry run --rm busybox:latest echo hello
+      skerry run -d --name web -m 256m --cpus 0.5 busybox:latest httpd -f -p 8000
+      skerry run --rm --network none -e TOKEN -u 1000 -w /tmp busybox:latest env
+    """
+    client = options.connect(socket, namespace)
+    wanted = manifests.RunOptions(
+        image=image,
+        arguments=arguments or (),
+        name=name,
+        entrypoint=entrypoint,
+        env=env or (),
+        labels=label or (),
+        memory=memory,
+        cpus=cpus,
+        pids_limit=pids_limit,
+        network=network,
+        user=user,
+        workdir=workdir,
+        hostname=hostname,
+        restart=restart,
+        is_read_only=read_only,
+        is_removed=rm,
+        is_detached=detach,
+    )
+    try:
+        manifest = manifests.render(wanted, namespace=client.namespace, environment=os.environ)
+    except manifests.BadOptionError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
+    sandbox = client.create(manifest)
+    code = _start_detached(client, sandbox) if detach else _run_in_foreground(client, sandbox, is_removed=rm)
+    raise typer.Exit(code)
+
+
+def _start_detached(client: Client, sandbox: Sandbox) -> int:
+    name = sandbox.metadata.name
+    try:
+        started = client.wait(name, condition="Ready", timeout_seconds=_START_SECONDS)
+    except Refused as error:
+        if error.reason not in {"Timeout", "Gone"}:
+            raise
+        if error.reason == "Timeout":
+            output.print_error(f"{name} has not started yet", hint=f"look at it: skerry inspect {name}")
+        started = None
+    if started is not None and (problem := find_problem(started)) is not None:
+        return _give_up(client, name, problem)
+    print(name)
+    return 0
+
+
+def _run_in_foreground(client: Client, sandbox: Sandbox, *, is_removed: bool) -> int:
+    name = sandbox.metadata.name
+    finished = None
+    with _stopping_on_signals(client, name):
+        _copy_output(client, name)
+        finished = _await_end(client, name)
+    if finished is None:
+        output.print_error(f"{name} was removed by somebody else before it ended")
+        return FAILED
+    if (problem := find_problem(finished)) is not None:
+        return _give_up(client, name, problem)
+    if is_removed:
+        with contextlib.suppress(Refused):
+            client.delete(name)
+            client.wait(name, condition="Deleted", timeout_seconds=_START_SECONDS)
+    termination = finished.status.termination
+    assert termination is not None  # what finished without a problem has ended
+    if termination.reason not in {"Completed", "Error", "Stopped"}:
+        output.print_error(f"{name} ended: {termination.reason}: {termination.message or ''}".rstrip(": "))
+    return FAILED if termination.exit_code is None else termination.exit_code
+
+
+def find_problem(sandbox: Sandbox) -> str | None:
+    """Why it could not be started, when it could not; None when it runs or has ended by itself."""
+    ready = next((c for c in sandbox.status.conditions if c.type == "Ready"), None)
+    if ready is None or ready.status == "True" or ready.reason == "Stopped":
+        return None
+    termination = sandbox.status.termination
+    if termination is not None and ready.reason == termination.reason and termination.reason != "StartFailed":
+        return None
+    return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
+
+
+def _give_up(client: Client, name: str, problem: str) -> int:
+    """A sandbox that never ran is of no use to anybody: remove it, so that the next try has the name."""
+    with contextlib.suppress(SkerryError):
+        client.delete(name)
+    output.print_error(f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again")
+    return FAILED
+
+
+def _copy_output(client: Client, name: str) -> None:
+    """Output to where it belongs until the sandbox has ended; goes on where it was when the agent is replaced."""
+    streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    cursor = {"stdout": 0, "stderr": 0}
+    deadline = None
+    while True:
+        try:
+            for piece in client.logs(name, follow=True, cursor=cursor):
+                streams[piece.stream].write(piece.data)
+                streams[piece.stream].flush()
+                cursor[piece.stream] += len(piece.data)
+                deadline = None
+        except AgentUnavailable:
+            deadline = deadline or time.monotonic() + _RECONNECT_SECONDS
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        except Refused as error:
+            if error.status != 404:
+                raise
+            return
+        else:
+            return
+
+
+def _await_end(client: Client, name: str) -> Sandbox | None:
+    """The finished sandbox, over a replacement of the agent; None when it is gone."""
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while True:
+        try:
+            return client.wait(name, condition="Finished")
+        except AgentUnavailable:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        except Refused as error:
+            if error.status in {404, 410}:
+                return None
+            raise
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(client: Client, name: str) -> Iterator[None]:
+    """The first Ctrl-C or TERM stops the sandbox, whose end is still awaited; the second leaves it to itself."""
+    count = 0
+
+    def stop(number: int, _: FrameType | None) -> None:
+        nonlocal count
+        count += 1
+        if count > 1:
+            output.print_error(f"not waiting for {name} to stop", hint=f"it is being stopped; then: skerry rm {name}")
+            raise SystemExit(128 + number)
+        with contextlib.suppress(SkerryError):
+            client.stop(name)
+
+    old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

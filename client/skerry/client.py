@@ -1,0 +1,174 @@
+"""The SDK: one class, synchronous, over an agent's socket.
+
+    from skerry import Client
+
+    client = Client()
+    client.create({"metadata": {"name": "hello"}, "spec": {"image": "busybox:latest", "command": ["echo", "hi"]}})
+    print(client.wait("hello").status.termination.exit_code)
+    for piece in client.logs("hello"):
+        print(piece.stream, piece.data)
+    client.delete("hello")
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from skerry import transport
+
+if TYPE_CHECKING:
+    from skerry_api.sandbox import Sandbox
+
+_FRAME = struct.Struct(">B3xI")
+"""Before each piece of output: 1 stdout or 2 stderr, three zeros, length (the agent's serving/logs.py)."""
+_STREAMS = {1: "stdout", 2: "stderr"}
+
+
+@dataclass(frozen=True, slots=True)
+class LogPiece:
+    """Output of a sandbox: a line, or a part of one."""
+
+    stream: str
+    """stdout or stderr."""
+    data: bytes
+
+
+class Client:
+    """Sandboxes of one agent. Safe to share between threads; every method raises SkerryError's subclasses.
+
+    *socket_path* is the agent's, by default SKERRY_SOCKET or /run/skerry/agent.sock.
+    """
+
+    def __init__(self, socket_path: str | None = None, *, namespace: str = "default") -> None:
+        path = socket_path or os.environ.get("SKERRY_SOCKET") or transport.DEFAULT_SOCKET
+        self.transport = transport.Transport(path)
+        self.namespace = namespace
+
+    def version(self) -> str:
+        """The agent's version."""
+        return str(self.transport.request("GET", "/v1/version")["version"])
+
+    def info(self) -> dict[str, Any]:
+        """The agent about itself: version, nodeName, mode, details."""
+        return dict(self.transport.request("GET", "/v1/info"))
+
+    def create(self, manifest: Mapping[str, Any]) -> Sandbox:
+        """A new sandbox; apiVersion, kind and namespace are filled in. Returns before it runs: see `wait`."""
+        metadata = {"namespace": self.namespace, **manifest.get("metadata", {})}
+        body = {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", **manifest, "metadata": metadata}
+        return _parse(self.transport.request("POST", "/v1/sandboxes", body=body))
+
+    def get(self, name: str, *, namespace: str | None = None) -> Sandbox:
+        """One sandbox with its status. Raises Refused with status 404."""
+        return _parse(self.transport.request("GET", self._target(name, namespace)))
+
+    def list(self, *, namespace: str | None = None) -> tuple[Sandbox, ...]:
+        """Every sandbox, of one namespace when given."""
+        items = self.transport.request("GET", "/v1/sandboxes", query={"namespace": namespace})["items"]
+        return tuple(_parse(item) for item in items)
+
+    def inspect(self, name: str, *, namespace: str | None = None) -> dict[str, Any]:
+        """The object and, under `node`, what its node knows of it."""
+        return dict(self.transport.request("GET", self._target(name, namespace) + "/inspect"))
+
+    def wait(
+        self,
+        name: str,
+        *,
+        condition: str = "Finished",
+        timeout_seconds: float | None = None,
+        namespace: str | None = None,
+    ) -> Sandbox | None:
+        """The sandbox when it is Ready, Finished (a wait for Ready ends with this too) or Deleted, which gives None.
+
+        A sandbox that cannot be started counts as Finished, without a termination. Raises Refused with status 408
+        after *timeout_seconds*.
+        """
+        raw = self.transport.request(
+            "GET",
+            self._target(name, namespace) + "/wait",
+            query={"for": condition, "timeout": timeout_seconds},
+            timeout_seconds=None,
+        )
+        return _parse(raw) if raw else None
+
+    def logs(
+        self,
+        name: str,
+        *,
+        follow: bool = False,
+        tail: int | None = None,
+        since: str | None = None,
+        timestamps: bool = False,
+        stream: str = "both",
+        cursor: Mapping[str, int] | None = None,
+        namespace: str | None = None,
+    ) -> Iterator[LogPiece]:
+        """Output, merged by time; with *follow* until the sandbox has ended. *since* is RFC 3339 or unix seconds.
+
+        *cursor* maps a stream to the number of its bytes to leave out, to go on after a break.
+        """
+        chunks = self.transport.read_chunks(
+            self._target(name, namespace) + "/logs",
+            query={
+                "follow": int(follow),
+                "tail": tail,
+                "since": since,
+                "timestamps": int(timestamps),
+                "stream": stream,
+                "frames": 1,
+                "cursor": ",".join(f"{name}:{offset}" for name, offset in (cursor or {}).items()) or None,
+            },
+        )
+        buffer = bytearray()
+        for chunk in chunks:
+            buffer += chunk
+            start = 0
+            while len(buffer) - start >= _FRAME.size:
+                number, size = _FRAME.unpack_from(buffer, start)
+                if len(buffer) - start - _FRAME.size < size:
+                    break
+                start += _FRAME.size + size
+                yield LogPiece(_STREAMS[number], bytes(buffer[start - size : start]))
+            del buffer[:start]
+
+    def stop(self, name: str, *, grace_seconds: int | None = None, namespace: str | None = None) -> Sandbox:
+        """Ask it to stop; its files stay. *grace_seconds* becomes its grace period. Returns at once: see `wait`."""
+        body = {"desiredState": "Stopped", "terminationGracePeriodSeconds": grace_seconds}
+        return _parse(self.transport.request("PATCH", self._target(name, namespace), body=body))
+
+    def start(self, name: str, *, namespace: str | None = None) -> Sandbox:
+        """Ask it to run again, with its files. Returns at once: see `wait`."""
+        body = {"desiredState": "Running"}
+        return _parse(self.transport.request("PATCH", self._target(name, namespace), body=body))
+
+    def delete(self, name: str, *, namespace: str | None = None) -> None:
+        """Ask for its deletion. Returns at once: see `wait` with condition Deleted."""
+        self.transport.request("DELETE", self._target(name, namespace))
+
+    def images(self) -> tuple[dict[str, Any], ...]:
+        """The store's images: reference, digest, sizeBytes, layers, created."""
+        return tuple(self.transport.request("GET", "/v1/images")["items"])
+
+    def import_image(self, path: str, *, reference: str | None = None) -> dict[str, Any]:
+        """Import an OCI layout, directory or tar, that the agent's machine has at *path*."""
+        body = {"path": os.path.abspath(path), "reference": reference}
+        return dict(self.transport.request("POST", "/v1/images", body=body, timeout_seconds=None))
+
+    def remove_image(self, reference: str) -> None:
+        """Take the reference out of the store."""
+        self.transport.request("DELETE", "/v1/images", query={"reference": reference})
+
+    def _target(self, name: str, namespace: str | None) -> str:
+        return f"/v1/sandboxes/{namespace or self.namespace}/{name}"
+
+
+def _parse(raw: Mapping[str, Any]) -> Sandbox:
+    # Imported here: `skerry --help` needs no resources.
+    from skerry_api import sandbox  # noqa: PLC0415
+
+    return sandbox.parse_sandbox(raw)

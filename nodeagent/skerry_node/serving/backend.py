@@ -1,0 +1,94 @@
+"""What serving needs from the agent: a small protocol, its values, and the way to say no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from skerry_api.sandbox import DesiredState, Sandbox
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a fault
+    """The request cannot be granted; *message* says why and what to do, *field* which part of the request is meant."""
+
+    def __init__(self, message: str, *, status: int = 422, reason: str = "Invalid", field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.status = status
+        self.reason = reason
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of the node's store; one that several references name is several of these."""
+
+    reference: str
+    digest: str
+    size_bytes: int
+    """Of its layers on this node's disk, shared ones counted in every image."""
+    layers: int
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The agent about itself."""
+
+    version: str
+    node_name: str
+    is_standalone: bool
+    """Whether sandboxes are made here; in a cluster that is the API server's."""
+    details: Mapping[str, Any]
+    """More for people: kernel, features, directories, counts; plain data."""
+
+
+class Backend(Protocol):
+    """The agent as serving sees it. Raises Refused, or the errors of skerry_node.standalone, or InvalidManifest."""
+
+    def info(self) -> Info:
+        """The agent about itself."""
+        ...
+
+    def list(self) -> tuple[Sandbox, ...]:
+        """Every sandbox of this node, with its status as last reported."""
+        ...
+
+    def find(self, namespace: str, name: str) -> Sandbox | None:
+        """One sandbox by name."""
+        ...
+
+    async def inspect(self, sandbox: Sandbox) -> Mapping[str, Any]:
+        """What the node knows beyond the object: layers, directories, pids, limits, lease, events; plain data."""
+        ...
+
+    async def create(self, raw: Mapping[str, Any]) -> Sandbox:
+        """A new sandbox from a manifest (standalone only)."""
+        ...
+
+    async def set_desired_state(
+        self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None
+    ) -> Sandbox:
+        """Write spec.desiredState, and the grace period when given (standalone only)."""
+        ...
+
+    async def delete(self, sandbox: Sandbox) -> None:
+        """Ask for the sandbox's deletion; returns before it is gone (standalone only)."""
+        ...
+
+    async def import_image(self, path: str, *, reference: str | None) -> Image:
+        """Put an OCI layout, a directory or a tar on this machine, into the store."""
+        ...
+
+    def images(self) -> tuple[Image, ...]:
+        """What the store holds."""
+        ...
+
+    async def remove_image(self, reference: str) -> None:
+        """Take the reference out of the store."""
+        ...
+
+    def log_directory(self, sandbox: Sandbox) -> str:
+        """Where the sandbox's output is; it need not exist yet."""
+        ...

@@ -1,0 +1,1 @@
+"""Behind manifests.py: manifest files, their text, the records of their objects. Nothing here watches or decides."""

@@ -1,0 +1,25 @@
+"""What can go wrong between a person's request and the files.
+
+StandaloneError
+├── AlreadyExists   the name is taken, by a living object or by one that is being deleted
+├── NotFound        no such object, or another one of the same name took its place
+└── Unavailable     the manifest directory cannot be read or written now; try again
+"""
+
+from __future__ import annotations
+
+
+class StandaloneError(Exception):
+    """The root of this room's errors."""
+
+
+class AlreadyExists(StandaloneError):  # noqa: N818 - the API's own word for it
+    """The name is taken."""
+
+
+class NotFound(StandaloneError):  # noqa: N818 - the API's own word for it
+    """No such object."""
+
+
+class Unavailable(StandaloneError):  # noqa: N818 - a state of the world, not a mistake
+    """The files cannot be reached; nothing was changed."""
