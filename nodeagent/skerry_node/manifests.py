@@ -107,7 +107,7 @@ class ManifestSource:
         if (old := self._objects.get(key)) is not None:
             state = "is being deleted: wait, or take another name" if old.record.deleted else "exists"
             raise errors.AlreadyExists(f"sandbox {key[1]} in namespace {key[0]} {state}")
-        self._directory.create(f"{'.'.join(key)}.yaml", documents.render(objects.without_server_fields(raw, key=key)))
+        self._directory.create(f"{'.'.join(key)}.yaml", documents.render(objects.without_server_fields(raw)))
         self._scan()
         return self._get(key).sandbox
 
@@ -153,7 +153,10 @@ class ManifestSource:
         if found is None or found.record.uid != sandbox.metadata.uid or found.sandbox.status == status:
             return
         updated = dataclasses.replace(found, sandbox=dataclasses.replace(found.sandbox, status=status))
-        self._store.write_status(found.record.key, objects.render(updated.sandbox))
+        try:
+            self._store.write_status(found.record.key, objects.render(updated.sandbox))
+        except OSError as error:
+            raise errors.Unavailable(f"cannot write the status of {sandbox.metadata.name}: {error.strerror}") from error
         self._objects[found.record.key] = updated
 
     async def remove_finalizer(self, sandbox: Sandbox) -> None:
@@ -237,6 +240,8 @@ class ManifestSource:
             )
         except api_errors.InvalidManifest as error:
             return str(error)
+        if new is not None and self._is_taken(new):
+            return f"metadata.uid: another sandbox has {new.record.uid}: leave it out"
         if new is None:
             assert old is not None
             new = objects.mark_deleted(old, now=self._now())
@@ -258,6 +263,9 @@ class ManifestSource:
         if old is None or old.sandbox != new.sandbox:
             self._changes.append(sources.Upsert(new.sandbox))
             self.poke()
+
+    def _is_taken(self, new: objects.Object) -> bool:
+        return any(o.record.uid == new.record.uid and key != new.record.key for key, o in self._objects.items())
 
     def _remove_missing(self, problems: Mapping[tuple[str, documents.Key | None], sources.Invalid]) -> None:
         """Mark what no file names any more, on the second look: an editor may be replacing the file just now.

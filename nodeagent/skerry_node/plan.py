@@ -217,13 +217,13 @@ def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
 
 
 def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
-    """Nothing runs and nothing shall start now: free what only a process needs; files, output and the record of the end stay."""
+    """Nothing runs and nothing shall start now: free what only a process needs; files, the slot that owns them, output and
+    the record of the end stay.
+    """
     uid, life = observed.uid, observed.life
     steps: list[Step] = []
     if observed.has_cgroup:
         steps += [KillProcess(uid), RemoveCgroup(uid)]
-    if observed.slot is not None and not wants_start(desired, observed):
-        steps.append(ReleaseLease(uid))
     if not observed.has_runtime:
         steps.append(EnsureRuntime(uid))
     elif not desired.wants_process and not life.is_at_rest:

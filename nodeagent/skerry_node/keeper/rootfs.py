@@ -94,8 +94,9 @@ def _mount_erofs(source: bytes) -> int:
 def mount_overlay(layer_fds: list[int], *, uid: str, userns_fd: int, read_only: bool) -> int:
     """The root filesystem of sandbox *uid* as a detached mount fd: its writable layer over *layer_fds* (lowest first).
 
-    Ids on disk are those of the image; *userns_fd* maps them to the sandbox's range. The overlay is `volatile`: its
-    work directory is cleaned by the caller before a second mount. Raises OSError.
+    Layers hold the image's ids, and *userns_fd* maps them to the sandbox's range. The writable layer holds host ids: overlay
+    makes its work directory as host root, whom no map of ours has, and would turn read-only on an idmapped one. The overlay is
+    `volatile`: its work directory is renewed by the caller before a second mount. Raises OSError.
     """
     clones: list[int] = []
     try:
@@ -103,7 +104,7 @@ def mount_overlay(layer_fds: list[int], *, uid: str, userns_fd: int, read_only: 
             clones.append(_clone(fd, b"", _READ_ONLY, userns_fd))
         scratch = os.open(tree.SCRATCH, os.O_PATH | os.O_CLOEXEC)
         clones.append(scratch)
-        writable = _clone(scratch, uid.encode(), syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV, userns_fd)
+        writable = syscalls.open_tree(scratch, uid.encode())
         clones.append(writable)
         lowers, attributes = clones[: len(layer_fds)], syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
         if read_only:

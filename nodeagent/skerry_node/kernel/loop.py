@@ -19,17 +19,18 @@ _TRIES = 16
 
 
 @contextlib.contextmanager
-def attached(fd: int, directory: bytes) -> Iterator[bytes]:
-    """A read-only loop device over *fd*, as a node in the private *directory*; it goes by itself with the last mount of it."""
+def attached(fd: int, directory: bytes, *, writable: bool = False) -> Iterator[bytes]:
+    """A loop device over *fd*, as a node in the private *directory*; it goes by itself with the last mount of it."""
     control = _node(directory, b"control", _CONTROL_NUMBER)
     control_fd = os.open(control, os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_TRIES):
             number = fcntl.ioctl(control_fd, _LOOP_CTL_GET_FREE)
             path = _node(directory, b"loop%d" % number, (_LOOP_MAJOR, number))
-            device = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            device = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC)
+            flags = _LO_FLAGS_AUTOCLEAR | (0 if writable else _LO_FLAGS_READ_ONLY)
             try:
-                fcntl.ioctl(device, _LOOP_CONFIGURE, _CONFIG.pack(fd, 0, _LO_FLAGS_READ_ONLY | _LO_FLAGS_AUTOCLEAR))
+                fcntl.ioctl(device, _LOOP_CONFIGURE, _CONFIG.pack(fd, 0, flags))
             except OSError as error:
                 os.close(device)
                 if error.errno != errno.EBUSY:  # somebody else took it in between
@@ -39,10 +40,12 @@ def attached(fd: int, directory: bytes) -> Iterator[bytes]:
                 yield path
             finally:
                 os.close(device)
+                os.unlink(path)
             return
         raise OSError(errno.EBUSY, "no free loop device")
     finally:
         os.close(control_fd)
+        os.unlink(control)
 
 
 def _node(directory: bytes, name: bytes, number: tuple[int, int]) -> bytes:

@@ -12,6 +12,8 @@ from skerry_api import sandbox as api
 from skerry_api.errors import InvalidManifest
 from skerry_node.standalone import documents, records
 
+MAX_NAME = 170
+"""A file's name holds 255 bytes; a namespace of 63, dots and the suffixes of records want the rest."""
 _PEOPLES_METADATA = ("name", "namespace", "labels", "annotations")
 
 
@@ -29,8 +31,13 @@ class Object:
 
 
 def parse(raw: Mapping[str, Any], *, node_name: str | None) -> api.Sandbox:
-    """A manifest from outside, with the defaults applied. Raises InvalidManifest."""
-    sandbox = api.parse_sandbox(raw)
+    """A manifest from outside, with the defaults applied; what it says of identity and status is not read.
+
+    Raises InvalidManifest.
+    """
+    sandbox = api.parse_sandbox(without_server_fields(raw))
+    if len(sandbox.metadata.name) > MAX_NAME:
+        raise InvalidManifest("metadata.name", f"write at most {MAX_NAME} characters: it becomes a file's name")
     wanted = sandbox.spec.node_name
     if node_name is None or wanted == node_name:
         return sandbox
@@ -54,10 +61,12 @@ def accept(
     """
     parsed = parse(document.raw, node_name=node_name)
     asked_uid = document.raw["metadata"].get("uid")
+    if asked_uid is not None and not (isinstance(asked_uid, str) and names.is_uid(asked_uid)):
+        raise InvalidManifest("metadata.uid", "leave it out: it is given")
     if old is None:
         record = records.Record(
             key=document.key,
-            uid=asked_uid or new_uid(),
+            uid=new_uid() if asked_uid is None else asked_uid,
             generation=1,
             created=now(),
             deleted=None,
@@ -65,7 +74,7 @@ def accept(
             manifest=_manifest(parsed),
         )
         return Object(record, _with_identity(parsed, record), document.raw)
-    if asked_uid not in {None, "", old.record.uid}:
+    if asked_uid not in {None, old.record.uid}:
         return None
     _refuse_changes(old.sandbox.spec, parsed.spec)
     record = dataclasses.replace(
@@ -97,11 +106,17 @@ def render(sandbox: api.Sandbox) -> dict[str, Any]:
     return dict(api.render_sandbox(sandbox))
 
 
-def without_server_fields(raw: Mapping[str, Any], *, key: documents.Key) -> dict[str, Any]:
+def without_server_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """What of a request belongs in a file: no identity, no status."""
-    metadata = {name: value for name, value in raw["metadata"].items() if name in _PEOPLES_METADATA}
-    metadata = {**metadata, "namespace": key[0]}
-    return {"apiVersion": raw["apiVersion"], "kind": raw["kind"], "metadata": metadata, "spec": raw["spec"]}
+    metadata = raw.get("metadata")
+    if isinstance(metadata, Mapping):
+        metadata = {name: value for name, value in metadata.items() if name in _PEOPLES_METADATA}
+    return {
+        "apiVersion": raw.get("apiVersion"),
+        "kind": raw.get("kind"),
+        "metadata": metadata,
+        "spec": raw.get("spec"),
+    }
 
 
 def _manifest(sandbox: api.Sandbox) -> dict[str, Any]:

@@ -1,0 +1,171 @@
+"""The control groups of one sandbox, in every hierarchy at once. On the launch path: plain system calls, no search."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+
+from skerry_node.cgroup import hierarchy
+from skerry_node.model import Limits
+
+PERIOD_MICROSECONDS = 100_000
+"""The kernel's default CFS period."""
+_MIN_QUOTA = 1_000
+
+
+class Parent:
+    """Where the sandboxes' groups lie: `<root>/<parent>/sandboxes/<uid>` in each hierarchy."""
+
+    def __init__(self, hierarchies: hierarchy.Hierarchies, parent: str) -> None:
+        self.hierarchies = hierarchies
+        self._directories = {
+            name: os.path.join(root, parent.strip("/"), "sandboxes") for name, root in hierarchies.mounts
+        }
+
+    @property
+    def directories(self) -> tuple[str, ...]:
+        """The distinct directories below which a sandbox joins `<uid>/cgroup.procs`."""
+        return tuple(dict.fromkeys(self._directories.values()))
+
+    def open(self, uid: str) -> Group:
+        """The group of *uid*, whether it exists or not."""
+        return Group({name: os.path.join(path, uid) for name, path in self._directories.items()}, self.hierarchies.version)
+
+    def list(self) -> list[str]:
+        """Every uid that has a group in any hierarchy."""
+        found: set[str] = set()
+        for path in self.directories:
+            with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+                found.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+        return sorted(found)
+
+
+class Group:
+    """One sandbox's groups. Every method can be repeated; a vanished group is FileNotFoundError where it matters."""
+
+    def __init__(self, paths: dict[str, str], version: int) -> None:
+        self.paths = paths
+        self.version = version
+
+    def exists(self) -> bool:
+        """Whether any part of it is there."""
+        return any(os.path.isdir(path) for path in dict.fromkeys(self.paths.values()))
+
+    def ensure(self, limits: Limits) -> None:
+        """Make it, with *limits*."""
+        for path in dict.fromkeys(self.paths.values()):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o755)
+        if self.version == 2:
+            self._put("memory", "memory.oom.group", "1")
+        self.write_limits(limits)
+
+    def write_limits(self, limits: Limits) -> None:
+        """Change the limits, live. Raises OSError when the kernel cannot, for example memory below what is in use."""
+        if self.version == 2:
+            self._write_limits_v2(limits)
+        else:
+            self._write_limits_v1(limits)
+
+    def read_limits(self) -> Limits | None:
+        """The limits in force, or None when a part is missing."""
+        try:
+            return self._read_limits_v2() if self.version == 2 else self._read_limits_v1()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+
+    def kill(self) -> None:
+        """Kill every process in it; none is fine."""
+        if self.version == 2:
+            with contextlib.suppress(FileNotFoundError):
+                self._put("pids", "cgroup.kill", "1")
+            return
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in self._get("pids", "cgroup.procs").split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+
+    def remove(self) -> None:
+        """Remove it. Raises OSError with EBUSY while a process is still in it."""
+        for path in dict.fromkeys(self.paths.values()):
+            try:
+                os.rmdir(path)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno == errno.ENOTEMPTY:  # children that the sandbox cannot have made: none of ours
+                    raise OSError(errno.EBUSY, f"{path} has children") from error
+                raise
+
+    def read(self, controller: str, name: str) -> str:
+        """The text of a control file."""
+        return self._get(controller, name)
+
+    def _write_limits_v2(self, limits: Limits) -> None:
+        self._put("cpu", "cpu.max", f"{_quota(limits) or 'max'} {PERIOD_MICROSECONDS}")
+        self._put("memory", "memory.max", "max" if limits.memory_bytes is None else str(limits.memory_bytes))
+        with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting has none to hold
+            self._put("memory", "memory.swap.max", "0")
+        self._put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
+
+    def _read_limits_v2(self) -> Limits:
+        quota = self._get("cpu", "cpu.max").split()[0]
+        return Limits(
+            cpu_millicores=None if quota == "max" else int(quota) * 1000 // PERIOD_MICROSECONDS,
+            memory_bytes=_number_or_none(self._get("memory", "memory.max")),
+            pids=_number_or_none(self._get("pids", "pids.max")),
+        )
+
+    def _write_limits_v1(self, limits: Limits) -> None:
+        self._put("cpu", "cpu.cfs_quota_us", str(_quota(limits) or -1))
+        wanted = -1 if limits.memory_bytes is None else limits.memory_bytes
+        try:
+            self._put_memory_v1(wanted)
+        except FileNotFoundError:  # no swap accounting
+            self._put("memory", "memory.limit_in_bytes", str(wanted))
+            self._put("memory", "memory.swappiness", "0")
+        self._put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
+
+    def _put_memory_v1(self, wanted: int) -> None:
+        """memory+swap may never be below memory: which of the two is written first depends on the direction."""
+        names = ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes"]
+        current = int(self._get("memory", names[0]))
+        if wanted != -1 and wanted < current:
+            names.reverse()
+        for name in names:
+            self._put("memory", name, str(wanted))
+
+    def _read_limits_v1(self) -> Limits:
+        quota = int(self._get("cpu", "cpu.cfs_quota_us"))
+        memory = int(self._get("memory", "memory.limit_in_bytes"))
+        return Limits(
+            cpu_millicores=None if quota < 0 else quota * 1000 // PERIOD_MICROSECONDS,
+            memory_bytes=None if memory >= 1 << 62 else memory,
+            pids=_number_or_none(self._get("pids", "pids.max")),
+        )
+
+    def _put(self, controller: str, name: str, text: str) -> None:
+        fd = os.open(f"{self.paths[controller]}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+
+    def _get(self, controller: str, name: str) -> str:
+        fd = os.open(f"{self.paths[controller]}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 65_536).decode("ascii")
+        finally:
+            os.close(fd)
+
+
+def _quota(limits: Limits) -> int | None:
+    if limits.cpu_millicores is None:
+        return None
+    return max(limits.cpu_millicores * PERIOD_MICROSECONDS // 1000, _MIN_QUOTA)
+
+
+def _number_or_none(text: str) -> int | None:
+    return None if text.strip() == "max" else int(text)

@@ -1,0 +1,93 @@
+"""Which control groups this machine has, and where (cgroups(7)). Version 2 counts only when it has the controllers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+
+CONTROLLERS = ("cpu", "memory", "pids")
+_EXTRA = ("cpuacct", "freezer")
+"""Of use on version 1: where CPU time is counted, and where processes are held still."""
+
+
+class CgroupsMissing(Exception):
+    """The machine has no usable control groups; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hierarchies:
+    """Mount points by controller. On version 2 all are the same."""
+
+    version: int
+    mounts: tuple[tuple[str, str], ...]
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The distinct mount points."""
+        return tuple(dict.fromkeys(path for _, path in self.mounts))
+
+    def root(self, controller: str) -> str:
+        """Where *controller* is mounted. Raises KeyError."""
+        return dict(self.mounts)[controller]
+
+
+def detect(mountinfo: str = "/proc/self/mountinfo") -> Hierarchies:
+    """The hierarchies of this machine. Raises CgroupsMissing."""
+    found: dict[str, str] = {}
+    unified = None
+    with open(mountinfo, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split()
+            kind, options = fields[fields.index("-") + 1], fields[-1].split(",")
+            if kind == "cgroup2":
+                unified = unified or fields[4]
+            elif kind == "cgroup":
+                for name in (*CONTROLLERS, *_EXTRA):
+                    if name in options:
+                        found.setdefault(name, fields[4])
+    if unified is not None and set(CONTROLLERS) <= set(_read(os.path.join(unified, "cgroup.controllers")).split()):
+        return Hierarchies(version=2, mounts=tuple((name, unified) for name in CONTROLLERS))
+    missing = [name for name in CONTROLLERS if name not in found]
+    if missing:
+        raise CgroupsMissing(f"no cgroup controller {', '.join(missing)}; mount cgroup2 with them, or the v1 hierarchies")
+    return Hierarchies(version=1, mounts=tuple(found.items()))
+
+
+def ensure_parent(hierarchies: Hierarchies, parent: str) -> None:
+    """Make `<parent>/sandboxes` in every hierarchy, with the controllers handed down on version 2. Needs root."""
+    for root in hierarchies.roots:
+        path = root
+        for part in (*parent.strip("/").split("/"), "sandboxes"):
+            if hierarchies.version == 2:
+                _write(os.path.join(path, "cgroup.subtree_control"), " ".join(f"+{name}" for name in CONTROLLERS))
+            path = os.path.join(path, part)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o755)
+        if hierarchies.version == 2:
+            _write(os.path.join(path, "cgroup.subtree_control"), " ".join(f"+{name}" for name in CONTROLLERS))
+
+
+def remove_parent(hierarchies: Hierarchies, parent: str) -> None:
+    """Remove `<parent>/sandboxes` and those above it that are empty."""
+    for root in hierarchies.roots:
+        parts = [*parent.strip("/").split("/"), "sandboxes"]
+        while parts:
+            try:
+                os.rmdir(os.path.join(root, *parts))
+            except FileNotFoundError:
+                pass
+            except OSError:
+                break  # somebody else's is in it
+            parts.pop()
+
+
+def _read(path: str) -> str:
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="ascii") as file:
+        return file.read()
+    return ""
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="ascii") as file:
+        file.write(text)

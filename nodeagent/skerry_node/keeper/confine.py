@@ -1,0 +1,107 @@
+"""Giving up rights, in the child, right before the program: capabilities, ids, limits, fds, the filter. A few raw calls each.
+
+Sources: capabilities(7), capset(2), credentials(7), seccomp(2), close_range(2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+from collections.abc import Iterable
+
+from skerry_node.kernel import syscalls
+
+CAPABILITIES = {
+    "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8,
+    "NET_BIND_SERVICE": 10, "NET_RAW": 13, "IPC_LOCK": 14, "SYS_CHROOT": 18, "SYS_PTRACE": 19, "SYS_NICE": 23, "AUDIT_WRITE": 29, "SETFCAP": 31,
+}  # fmt: skip
+DEFAULT_CAPABILITIES = frozenset({
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "AUDIT_WRITE", "SETFCAP",
+})  # fmt: skip
+"""Docker's default list without NET_RAW (spoofing) and MKNOD (dead in a user namespace)."""
+ADDABLE = DEFAULT_CAPABILITIES | {"SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "DAC_READ_SEARCH"}
+"""What a manifest may add: nothing that reaches beyond the sandbox's own processes and files."""
+_LAST_CAPABILITY = 63
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 24, 38, 4
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_NOFILE = 1_048_576
+_libc = ctypes.PyDLL(None, use_errno=True)
+
+
+class _Program(ctypes.Structure):
+    """struct sock_fprog (linux/filter.h)."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def capability_set(add: Iterable[str], drop: Iterable[str]) -> int:
+    """The default list with *add* and without *drop* ("ALL" drops all first), as a bit mask. Raises ValueError naming a word that is refused."""
+    dropped = {_plain(name) for name in drop}
+    kept = set() if "ALL" in dropped else DEFAULT_CAPABILITIES - dropped
+    for name in dropped - {"ALL"} - CAPABILITIES.keys():
+        raise ValueError(f"{name!r} is no capability; use names such as NET_BIND_SERVICE, or ALL")
+    for name in map(_plain, add):
+        if name not in ADDABLE:
+            raise ValueError(f"{name!r} cannot be added; those that can are {', '.join(sorted(ADDABLE))}")
+        kept = kept | {name}
+    return sum(1 << CAPABILITIES[name] for name in kept)
+
+
+def drop_bounding_set(keep: int) -> None:
+    """Drop every capability outside *keep* from the bounding set, for good."""
+    for number in range(_LAST_CAPABILITY + 1):
+        if not keep >> number & 1 and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            break  # the kernel knows no higher one
+
+
+def set_identity(uid: int, gid: int, groups: Iterable[int], *, keep: int) -> None:
+    """Become *uid*, *gid* and *groups*. Root keeps the capabilities in *keep*; anybody else has none. Nothing is inheritable or ambient."""
+    os.setgroups(list(groups))
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    kept = keep if uid == 0 else 0
+    low, high = kept & 0xFFFFFFFF, kept >> 32
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
+    if _libc.capset(header, data) != 0:
+        raise OSError(ctypes.get_errno(), "capset")
+    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+
+
+def set_no_new_privs() -> None:
+    """No program that is run from here on gains rights by its file."""
+    syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def set_dumpable(value: bool) -> None:  # noqa: FBT001 - the flag is the whole call
+    """Whether others of our ids may trace us and open our /proc files."""
+    syscalls.prctl(_PR_SET_DUMPABLE, int(value))
+
+
+def install_filter(program: bytes) -> None:
+    """Install a seccomp filter. Needs no_new_privs."""
+    described = _Program(len(program) // 8, program)
+    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def close_fds(first: int) -> None:
+    """Close every fd from *first* upwards."""
+    syscalls.close_range(first)
+
+
+def set_rlimits() -> None:
+    """Docker's limits where we may set them: raising a hard limit takes CAP_SYS_RESOURCE, and doing without is no error."""
+    for kind, wanted in ((resource.RLIMIT_NOFILE, _NOFILE), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(kind, (value, value))
+
+
+def _plain(name: str) -> str:
+    return name.upper().removeprefix("CAP_")

@@ -1,0 +1,96 @@
+"""The keeper's order for one start: manifest over image config, as OCI and Docker have it. Pure but for the host's resolv.conf, read once."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_node.image.store import Image
+from skerry_node.keeper import client, confine, wire
+from skerry_node.network import ipam
+
+if TYPE_CHECKING:
+    from skerry_node.act import Hands
+
+_LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
+_MAX_HOSTNAME = 63
+
+
+def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: int) -> wire.Launch:
+    """Everything the keeper needs to start *sandbox*. Raises client.Refused naming the field that is at fault."""
+    spec = sandbox.spec
+    mode = spec.network.mode
+    if mode is NetworkMode.HOST and not hands.settings.allow_host_network:
+        raise client.Refused(
+            problem="this node's policy refuses the host's network; use Bridge or None, or start the agent with --allow-host-network",
+            field="spec.network.mode",
+            reason="HostNetworkRefused",
+        )
+    hostname = (spec.hostname or sandbox.metadata.name)[:_MAX_HOSTNAME]
+    shell = make_shell(hands, slot=slot, with_link=mode is NetworkMode.BRIDGE)
+    address = shell.link.address if shell.link is not None else None
+    return wire.Launch(
+        uid=sandbox.metadata.uid,
+        attempt=attempt,
+        shell=shell,
+        host_network=mode is NetworkMode.HOST,
+        layers=tuple(layer.path for layer in image.layers),
+        argv=_argv(sandbox, image),
+        env=(*image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
+        working_dir=spec.working_dir or image.config.working_dir or "/",
+        user=spec.user or image.config.user or "",
+        hostname=hostname,
+        hosts=_LOCALHOST + (f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"),
+        resolv_conf=_resolv_conf(hands, mode),
+        read_only=spec.security.read_only_root_filesystem,
+        capabilities=_capabilities(sandbox),
+    )
+
+
+def make_shell(hands: Hands, *, slot: int, with_link: bool) -> wire.Shell:
+    """The namespaces of *slot*: its id range and, with a bridge, its link."""
+    leases = hands.view.leases
+    network: ipaddress.IPv4Network = hands.settings.network
+    base, _ = leases.id_range(slot)
+    link = None
+    if with_link:
+        link = wire.Link(
+            host_name=leases.veth_name(slot),
+            bridge_index=hands.bridge_index,
+            mac=leases.mac(slot),
+            address=str(leases.address(slot)),
+            prefix=network.prefixlen,
+            gateway=str(leases.address(ipam.GATEWAY_SLOT)),
+        )
+    return wire.Shell(slot=slot, id_base=base, link=link)
+
+
+def _argv(sandbox: Sandbox, image: Image) -> tuple[str, ...]:
+    """Kubernetes' rule: `command` replaces ENTRYPOINT and drops CMD, `args` replaces CMD."""
+    spec, config = sandbox.spec, image.config
+    if spec.command:
+        argv = (*spec.command, *(spec.args or ()))
+    else:
+        argv = (*config.entrypoint, *(config.cmd if spec.args is None else spec.args))
+    if not argv:
+        raise client.Refused(
+            problem=f"neither the manifest nor the image {spec.image} says what to run; set spec.command",
+            field="spec.command",
+            reason="CommandNotFound",
+        )
+    return argv
+
+
+def _resolv_conf(hands: Hands, mode: NetworkMode) -> str:
+    if mode is NetworkMode.NONE:
+        return ""
+    return "".join(f"nameserver {address}\n" for address in hands.settings.nameservers)
+
+
+def _capabilities(sandbox: Sandbox) -> int:
+    security = sandbox.spec.security
+    try:
+        return confine.capability_set(security.capabilities_add, security.capabilities_drop)
+    except ValueError as error:
+        raise client.Refused(problem=str(error), field="spec.security.capabilities", reason="InvalidCapability") from error

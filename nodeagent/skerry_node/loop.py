@@ -1,0 +1,199 @@
+"""The agent's loop: a mailbox per uid that keeps only the newest want, timers, a slow resync, orphans, and a keeper that is always there."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from skerry_api.sandbox import Sandbox, SandboxStatus
+from skerry_node import act, errors, metrics, observe, orphans, reconcile, shells
+from skerry_node.image.store import Store
+from skerry_node.keeper import client
+from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
+
+RESYNC_SECONDS = 30.0
+MIN_PAUSE_SECONDS = 0.02
+_LOG = logging.getLogger("skerry.loop")
+
+
+class Loop:
+    """Reconciles every sandbox of this node until cancelled. Drains nothing when it ends: sandboxes do not notice."""
+
+    def __init__(self, *, hands: act.Hands, source: Source, store: Store, meters: metrics.Meters) -> None:
+        self.hands = hands
+        self.store = store
+        self.wanted: dict[str, Sandbox] = {}
+        self.outcomes: dict[str, reconcile.Outcome] = {}
+        self._source = source
+        self._meters = meters
+        self._orphans = orphans.Watch()
+        self._dirty: set[str] = set()
+        self._workers: dict[str, asyncio.Task[None]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._reported: dict[str, SandboxStatus] = {}
+        self._pool = shells.Pool(hands, is_busy=lambda: bool(self._workers))
+        self._keeper_lost = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        await self.ensure_keeper()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow_source())
+            tasks.create_task(self._resync())
+            tasks.create_task(self._guard_keeper())
+            tasks.create_task(self._pool.run())
+
+    def poke(self, uid: str) -> None:
+        """Look at *uid* as soon as possible; one look serves any number of pokes."""
+        self._dirty.add(uid)
+        if uid not in self._workers:
+            task = asyncio.get_running_loop().create_task(self._work(uid))
+            self._workers[uid] = task
+            task.add_done_callback(lambda _: self._workers.pop(uid, None))
+
+    def poke_all(self) -> None:
+        """Look at every sandbox that is wanted."""
+        for uid in list(self.wanted):
+            self.poke(uid)
+
+    def on_exit(self, uid: str) -> None:
+        """The keeper saw the first process of *uid* end."""
+        self.poke(uid)
+
+    def on_keeper_lost(self) -> None:
+        """The connection to the keeper broke."""
+        self._keeper_lost.set()
+
+    async def ensure_keeper(self) -> None:
+        """Have a keeper on the line, and our shells and handles in step with it."""
+        if await self.hands.keeper.connect():
+            self._meters.keeper_started()
+        act.hold_processes(self.hands)
+        await self._pool.synchronise()
+
+    async def _follow_source(self) -> None:
+        async for change in self._source.watch():
+            self._take(change)
+
+    def _take(self, change: Change) -> None:
+        match change:
+            case Snapshot(sandboxes):
+                self._take_snapshot({sandbox.metadata.uid: sandbox for sandbox in sandboxes})
+            case Upsert(sandbox):
+                self.wanted[sandbox.metadata.uid] = sandbox
+                self.poke(sandbox.metadata.uid)
+            case Gone(uid):
+                self._forget(uid)
+            case Invalid():
+                _LOG.warning("invalid object name=%s/%s problem=%s", change.namespace, change.name, change.problem)
+
+    def _take_snapshot(self, listed: dict[str, Sandbox]) -> None:
+        missing = set(self.wanted) - set(listed)
+        held = self._orphans.hold(missing, known=len(self.wanted), now=time.monotonic())
+        self.wanted = {**{uid: self.wanted[uid] for uid in held}, **listed}
+        for uid in missing - held:
+            self._forget(uid)
+        self.poke_all()
+        self._poke_orphans()
+
+    def _forget(self, uid: str) -> None:
+        self.wanted.pop(uid, None)
+        self._reported.pop(uid, None)
+        self.outcomes.pop(uid, None)
+        self.poke(uid)
+
+    def _poke_orphans(self) -> None:
+        if not self._orphans.has_complete_list:
+            return
+        for uid in observe.find_uids(self.hands.view) - set(self.wanted):
+            _LOG.info("orphan found uid=%s", uid)
+            self._meters.orphan_found()
+            self.poke(uid)
+
+    async def _resync(self) -> None:
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            for uid in self._orphans.release(now=time.monotonic()):
+                if uid in self.wanted:
+                    _LOG.warning("confirmed gone uid=%s", uid)
+                    self._forget(uid)
+            self.poke_all()
+            self._poke_orphans()
+
+    async def _guard_keeper(self) -> None:
+        while True:
+            await self._keeper_lost.wait()
+            self._keeper_lost.clear()
+            _LOG.warning("keeper lost; starting the next one")
+            try:
+                await self.ensure_keeper()
+            except (client.KeeperLost, OSError) as error:
+                _LOG.error("keeper does not start problem=%s", error)  # noqa: TRY400 - one line is enough
+                await asyncio.sleep(1.0)
+                self._keeper_lost.set()
+                continue
+            self.poke_all()
+
+    async def _work(self, uid: str) -> None:
+        while uid in self._dirty:
+            self._dirty.discard(uid)
+            timer = self._timers.pop(uid, None)
+            if timer is not None:
+                timer.cancel()
+            try:
+                await self._reconcile(uid)
+            except Exception:
+                _LOG.exception("reconcile failed uid=%s", uid)  # the one broad catch: a bug in one is no harm to others
+                self._poke_later(uid, seconds=5.0)
+
+    async def _reconcile(self, uid: str) -> None:
+        sandbox = self.wanted.get(uid)
+        before = self.outcomes.get(uid)
+        began = time.monotonic()
+        outcome = await reconcile.reconcile(
+            self.hands, self.store, uid, sandbox=sandbox, failures=before.failures if before is not None else 0
+        )
+        self._meters.reconciled(outcome, seconds=time.monotonic() - began)
+        if outcome.deadline_seconds is not None:
+            self._poke_later(uid, seconds=outcome.deadline_seconds - outcome.observed.now_seconds)
+        if sandbox is None or uid not in self.wanted:
+            self.outcomes.pop(uid, None)
+            return
+        self.outcomes[uid] = outcome
+        if outcome.status is not None:
+            await self._write_status(sandbox, outcome.status)
+
+    async def _write_status(self, sandbox: Sandbox, status: SandboxStatus) -> None:
+        uid = sandbox.metadata.uid
+        if status == self._reported.get(uid, sandbox.status):
+            return
+        try:
+            await self._source.write_status(sandbox, status=status)
+        except errors.SourceUnavailable as error:
+            _LOG.warning("status not written uid=%s problem=%s", uid, error)
+            self._poke_later(uid, seconds=1.0)
+            return
+        previous, self._reported[uid] = self._reported.get(uid, sandbox.status), status
+        self._post_event(sandbox, previous, status)
+
+    def _post_event(self, sandbox: Sandbox, previous: SandboxStatus, status: SandboxStatus) -> None:
+        """One Event per transition that a person asks about."""
+        ready = next(condition for condition in status.conditions if condition.type == "Ready")
+        was = next((condition.reason for condition in previous.conditions if condition.type == "Ready"), None)
+        if ready.reason == was:
+            return
+        message = ready.message or f"{sandbox.spec.image} started in {status.start_duration_milliseconds} ms"
+        self._source.post_event(
+            sandbox,
+            reason="Started" if ready.status == "True" else ready.reason,
+            message=message,
+            warning=ready.status != "True" and ready.reason not in {"Starting", "Stopped", "Completed"},
+        )
+
+    def _poke_later(self, uid: str, *, seconds: float) -> None:
+        timer = self._timers.pop(uid, None)
+        if timer is not None:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[uid] = loop.call_later(max(seconds, MIN_PAUSE_SECONDS), self.poke, uid)

@@ -1,0 +1,163 @@
+"""One pass over one sandbox: observe, plan, act, until nothing is left to do; then say what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from dataclasses import dataclass
+
+from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
+from skerry_node import act, lives, model, observe, plan, report
+from skerry_node.image.store import Image, Store
+from skerry_node.keeper import client
+from skerry_node.model import Life, Observed, Problem
+from skerry_node.rootfs import scratch
+
+MAX_ROUNDS = 8
+"""More looks than any way from state to state needs; a plan that does not end is a bug, and is reported as one."""
+_RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+_LOG = logging.getLogger("skerry.reconcile")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass came to. `deadline_seconds` (since boot) is when to look again, None when nothing but an event matters."""
+
+    observed: Observed
+    steps: tuple[plan.Step, ...]
+    status: SandboxStatus | None
+    problem: Problem | None
+    deadline_seconds: float | None
+    failures: int = 0
+
+
+async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbox | None, failures: int) -> Outcome:
+    """Bring *uid* to what *sandbox* says (None: to nothing). *failures* counts the passes in a row that failed before."""
+    began = time.monotonic()
+    image = store.find(sandbox.spec.image) if sandbox is not None else None
+    desired = model.desire(sandbox, expires_objects=hands.source.expires_objects) if sandbox is not None else None
+    problem = _image_problem(sandbox) if sandbox is not None and image is None else None
+    done: list[plan.Step] = []
+    observed = _look(hands, uid, image)
+    for _ in range(MAX_ROUNDS):
+        steps = plan.plan(desired, observed)
+        if not steps:
+            break
+        case = act.Case(uid=uid, sandbox=sandbox, observed=observed, image=image, began=began)
+        failed = await _perform(hands, case, steps, done, failures)
+        observed = _look(hands, uid, image)
+        if failed is not None:
+            problem, failures = failed, failures + 1
+            if not _is_start(done):
+                break
+    else:
+        problem = Problem(reason="PlanDoesNotEnd", message="this agent keeps finding work to do; please report it")
+    if problem is None:
+        failures = 0
+    _log(uid, done, problem, began)
+    status = None
+    if sandbox is not None and desired is not None and not desired.is_deleted:
+        status = _report(hands, sandbox, desired, observed, image=image, problem=problem)
+    return Outcome(
+        observed=observed,
+        steps=tuple(done),
+        status=status,
+        problem=problem,
+        deadline_seconds=_deadline(desired, observed, problem),
+        failures=failures,
+    )
+
+
+def _look(hands: act.Hands, uid: str, image: Image | None) -> Observed:
+    number = image.config.stop_signal if image is not None else 15
+    return observe.observe(hands.view, uid, has_image=image is not None, stop_signal=number)
+
+
+async def _perform(
+    hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int
+) -> Problem | None:
+    for step in steps:
+        done.append(step)
+        try:
+            await act.perform(hands, case, step)
+        except client.KeeperLost as error:
+            return Problem(reason="KeeperLost", message=str(error), retry_at_seconds=_now() + 0.1)
+        except client.Refused as error:
+            message = f"{error.field}: {error.problem}" if error.field else error.problem
+            return _fail_start(hands, case, reason=error.reason, message=message, field=error.field, failures=failures)
+        except OSError as error:
+            if isinstance(step, plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable):
+                return _fail_start(hands, case, reason="StartFailed", message=str(error), field="", failures=failures)
+            return Problem(reason="StepFailed", message=f"{type(step).__name__}: {error}", retry_at_seconds=_retry(failures))
+    return None
+
+
+def _fail_start(
+    hands: act.Hands, case: act.Case, *, reason: str, message: str, field: str, failures: int
+) -> Problem:
+    """A start came to nothing: what the manifest is at fault for is an end; our own trouble is tried again later."""
+    life = lives.read(hands.view.runtime_fd, case.uid) or Life()
+    now, policy = _now(), case.sandbox.spec.restart_policy if case.sandbox is not None else RestartPolicy.NEVER
+    if life.started_ns == 0:
+        scratch.remove_writable(hands.settings.scratch_dir, case.uid)
+    if not field:
+        held = _retry(failures)
+        lives.write(hands.view.runtime_fd, case.uid, dataclasses.replace(life, not_before_seconds=held), name=case.name)
+        return Problem(reason=reason, message=message, retry_at_seconds=held)
+    termination = Termination(
+        reason=TerminationReason.START_FAILED, exit_code=None, signal=None, message=message,
+        peak_memory_bytes=None, finished_at=report.render_time(time.time_ns()),
+    )  # fmt: skip
+    ended = dataclasses.replace(life, termination=termination, is_at_rest=False, finished_seconds=now)
+    if policy is not RestartPolicy.NEVER:
+        held = now + max(plan.FIRST_BACKOFF_SECONDS, plan.backoff_seconds(life.restarts, ran_seconds=0.0))
+        ended = dataclasses.replace(ended, restarts=life.restarts + 1, not_before_seconds=held)
+    lives.write(hands.view.runtime_fd, case.uid, ended, name=case.name)
+    return Problem(reason=reason, message=message, field=field, is_lasting=policy is RestartPolicy.NEVER)
+
+
+def _image_problem(sandbox: Sandbox) -> Problem:
+    message = f"spec.image: no image {sandbox.spec.image!r} on this node; bring it with `skerry image import PATH`"
+    return Problem(reason="ImageNotFound", message=message, field="spec.image", condition="ImageReady")
+
+
+def _is_start(done: list[plan.Step]) -> bool:
+    """Whether the last step was on the way to a start: then one more look frees what the start had taken."""
+    return isinstance(done[-1], plan.StartProcess | plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable)
+
+
+def _report(
+    hands: act.Hands, sandbox: Sandbox, desired: model.Desired, observed: Observed, *, image: Image | None, problem: Problem | None
+) -> SandboxStatus:
+    address = None
+    if observed.slot is not None and sandbox.spec.network.mode == "Bridge":
+        address = str(hands.view.leases.address(observed.slot))
+    facts = report.Facts(image_digest=image.digest if image is not None else None, address=address)
+    now = report.render_time(time.time_ns())[:19] + "Z"
+    return report.status(sandbox, desired, observed, problem=problem, facts=facts, now=now)
+
+
+def _deadline(desired: model.Desired | None, observed: Observed, problem: Problem | None) -> float | None:
+    due = plan.deadline(desired, observed)
+    if problem is not None and problem.retry_at_seconds:
+        due = min(due, problem.retry_at_seconds) if due is not None else problem.retry_at_seconds
+    if due is not None and not observed.has_image and due <= observed.now_seconds:
+        return None  # an import is what it waits for
+    return due
+
+
+def _retry(failures: int) -> float:
+    return _now() + _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def _log(uid: str, done: list[plan.Step], problem: Problem | None, began: float) -> None:
+    if not done and problem is None:
+        return
+    names = ",".join(type(step).__name__ for step in done)
+    result = problem.reason if problem is not None else "ok"
+    _LOG.info("reconciled uid=%s steps=%s result=%s seconds=%.4f", uid, names, result, time.monotonic() - began)
