@@ -112,7 +112,7 @@ class _Routes:
         )
         body = await _body(request)
         try:
-            state = api.DesiredState(body.get("desiredState"))
+            state = api.DesiredState(str(body.get("desiredState")))
         except ValueError:
             words = " or ".join(api.DesiredState)
             raise Refused(f"must be {words}", field="desiredState") from None

@@ -85,7 +85,8 @@ def without(text: str, *, position: int) -> str | None:
     del documents[position]
     if all(document is None for document in documents):
         return None
-    starts = [event.start_mark.index for event in yaml.parse(text) if isinstance(event, yaml.DocumentStartEvent)]
+    events: list[Any] = [event for event in yaml.parse(text) if isinstance(event, yaml.DocumentStartEvent)]
+    starts = [event.start_mark.index for event in events]
     end = starts[position + 1] if position + 1 < len(starts) else len(text)
     changed = text[: starts[position]] + text[end:]
     return changed if _says(changed, documents) else _dump(documents)
