@@ -23,10 +23,6 @@ def run(argv: list[str]) -> int:
         app.app(args=argv[1:], prog_name=name)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else running.FAILED
-    except BrokenPipeError:
-        # The reader has gone, as with `| head`: nothing to say, and nobody to say it to.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Refused as error:

@@ -1,13 +1,13 @@
 """The SDK: one class, synchronous, over an agent's socket.
 
-    from skerry import Client
+from skerry import Client
 
-    client = Client()
-    client.create({"metadata": {"name": "hello"}, "spec": {"image": "busybox:latest", "command": ["echo", "hi"]}})
-    print(client.wait("hello").status.termination.exit_code)
-    for piece in client.logs("hello"):
-        print(piece.stream, piece.data)
-    client.delete("hello")
+client = Client()
+client.create({"metadata": {"name": "hello"}, "spec": {"image": "busybox:latest", "command": ["echo", "hi"]}})
+print(client.wait("hello").status.termination.exit_code)
+for piece in client.logs("hello"):
+    print(piece.stream, piece.data)
+client.delete("hello")
 """
 
 from __future__ import annotations

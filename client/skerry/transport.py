@@ -91,12 +91,14 @@ class Transport:
             sock.connect(self.path)
         except PermissionError:
             sock.close()
-            raise AgentUnavailable(f"no permission to open {self.path}", hint="run this as root, as with sudo") from None
+            raise AgentUnavailable(
+                f"no permission to open {self.path}", hint="run this as root, as with sudo"
+            ) from None
         except OSError as error:
             sock.close()
             raise AgentUnavailable(
                 f"no agent answers at {self.path} ({error.strerror})",
-                hint="start one: skerry-agent --standalone --manifests DIR; or name its socket: --socket PATH, SKERRY_SOCKET",
+                hint="start one: skerry-agent --standalone --manifests DIR; or name its socket: --socket PATH",
             ) from None
         return sock
 

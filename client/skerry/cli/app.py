@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import os
+from collections.abc import Callable
 
 import typer
 
-from skerry.cli import images, lifecycle, looking, options, running
+from skerry.cli import examples, images, lifecycle, looking, options, running
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
@@ -22,27 +23,29 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
-app.command("run", context_settings={"allow_interspersed_args": False})(running.run)
-app.command("ps")(looking.ps)
-app.command("logs")(looking.logs)
-app.command("inspect")(looking.inspect)
-app.command("stop")(lifecycle.stop)
-app.command("start")(lifecycle.start)
-app.command("rm")(lifecycle.rm)
-app.command("wait")(lifecycle.wait)
+_COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("ps", looking.ps),
+    ("logs", looking.logs),
+    ("inspect", looking.inspect),
+    ("stop", lifecycle.stop),
+    ("start", lifecycle.start),
+    ("rm", lifecycle.rm),
+    ("wait", lifecycle.wait),
+    ("info", looking.info),
+    ("version", looking.version),
+)
+# What stands behind the image is the program's, options too.
+app.command("run", epilog=examples.render("run"), context_settings={"allow_interspersed_args": False})(running.run)
+for name, command in _COMMANDS:
+    app.command(name, epilog=examples.render(name))(command)
 app.add_typer(images.app, name="image")
-app.command("info")(looking.info)
-app.command("version")(looking.version)
 
 
 @app.callback()
-def everywhere(
-    context: typer.Context, socket: options.Socket = None, namespace: options.Namespace = None
-) -> None:
-    """Take --socket and --namespace before the command too."""
-    given = {key: value for key, value in (("socket", socket), ("namespace", namespace)) if value is not None}
-    names = ("run", "ps", "logs", "inspect", "stop", "start", "rm", "wait", "info", "version")
+def everywhere(context: typer.Context, socket: options.Socket = None, namespace: options.Namespace = None) -> None:
+    """Take --socket and --namespace before the command and from the environment, too."""
+    socket = socket or os.environ.get("SKERRY_SOCKET")
+    namespace = namespace or os.environ.get("SKERRY_NAMESPACE")
+    given = {key: value for key, value in (("socket", socket), ("namespace", namespace)) if value}
     image = dict.fromkeys(("import", "ls", "rm"), given)
-    context.default_map = {**dict.fromkeys(names, given), "image": image}
-
-
+    context.default_map = {"run": given, **{name: given for name, _ in _COMMANDS}, "image": image}

@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
-from skerry.cli import options, output, running
+from skerry.cli import examples, options, output, running
 from skerry.errors import Refused, SkerryError
 
 app = typer.Typer(help="Images on this node.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("import")
+@app.command("import", epilog=examples.render("image import"))
 def import_(
     path: Annotated[str, typer.Argument(metavar="PATH", help="An OCI layout: a directory or a tar.")],
     reference: Annotated[
@@ -22,13 +22,7 @@ def import_(
     ] = None,
     socket: options.Socket = None,
 ) -> None:
-    """Import an OCI layout into the node's store; every digest is verified.
-
-    \b
-    Examples:
-      skerry image import ./busybox-layout busybox:latest
-      skopeo copy docker://alpine:3 oci-archive:alpine.tar && skerry image import alpine.tar alpine:3
-    """
+    """Import an OCI layout into the node's store; every digest is verified."""
     if not os.path.exists(path):
         raise SkerryError(f"{path}: no such file or directory")
     if sys.stderr.isatty():
@@ -37,7 +31,7 @@ def import_(
     print(f"{image['reference']}   {image['digest']}")
 
 
-@app.command("ls")
+@app.command("ls", epilog=examples.render("image ls"))
 def ls(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only references.")] = False,
     form: Annotated[
@@ -45,13 +39,7 @@ def ls(
     ] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
-    """List the images in the node's store.
-
-    \b
-    Examples:
-      skerry image ls
-      skerry image ls -o json
-    """
+    """List the images in the node's store."""
     images = options.connect(socket, None).images()
     if quiet or form is output.Format.NAME:
         for image in images:
@@ -73,17 +61,12 @@ def ls(
         output.print_table(("REFERENCE", "DIGEST", "LAYERS", "SIZE", "AGE"), rows)
 
 
-@app.command("rm")
+@app.command("rm", epilog=examples.render("image rm"))
 def rm(
     references: Annotated[list[str], typer.Argument(metavar="REFERENCE...", help="As in `skerry image ls`.")],
     socket: options.Socket = None,
 ) -> None:
-    """Remove images from the node's store; layers that no other image uses go with them.
-
-    \b
-    Examples:
-      skerry image rm busybox:latest
-    """
+    """Remove images from the node's store; layers that no other image uses go with them."""
     client = options.connect(socket, None)
     is_failed = False
     for reference in references:

@@ -22,13 +22,7 @@ def stop(
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """Stop sandboxes: TERM, or the image's stop signal, then KILL. Their files stay for `skerry start`.
-
-    \b
-    Examples:
-      skerry stop web
-      skerry stop -t 2 web db
-    """
+    """Stop sandboxes: TERM, or the image's stop signal, then KILL. Their files stay for `skerry start`."""
     client = options.connect(socket, namespace)
 
     def stop_one(space: str, name: str) -> None:
@@ -40,12 +34,7 @@ def stop(
 
 
 def start(names: options.Names, namespace: options.Namespace = None, socket: options.Socket = None) -> None:
-    """Start stopped sandboxes again, with their files.
-
-    \b
-    Examples:
-      skerry start web
-    """
+    """Start stopped sandboxes again, with their files."""
     client = options.connect(socket, namespace)
 
     def start_one(space: str, name: str) -> None:
@@ -63,14 +52,7 @@ def rm(
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """Remove sandboxes with their files and output. One that runs has to be stopped first, or --force given.
-
-    \b
-    Examples:
-      skerry rm web
-      skerry rm -f web
-      skerry rm $(skerry ps -aq)
-    """
+    """Remove sandboxes with their files and output. One that runs has to be stopped first, or --force given."""
     client = options.connect(socket, namespace)
 
     def remove_one(space: str, name: str) -> None:
@@ -96,14 +78,7 @@ def wait(
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """Wait for a sandbox. When it has finished, print the program's exit code.
-
-    \b
-    Examples:
-      skerry wait job
-      skerry wait --for ready --timeout 10 web
-      skerry wait --for deleted web
-    """
+    """Wait for a sandbox. When it has finished, print the program's exit code."""
     wanted = condition.capitalize()
     if wanted not in {"Finished", "Ready", "Deleted"}:
         raise typer.BadParameter(f"{condition} is not finished, ready or deleted", param_hint="--for")

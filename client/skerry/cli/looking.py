@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import sys
+import signal
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,14 +26,7 @@ def ps(
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """List sandboxes, of all namespaces unless -n is given.
-
-    \b
-    Examples:
-      skerry ps
-      skerry ps -a -o wide
-      skerry rm $(skerry ps -aq)
-    """
+    """List sandboxes, of all namespaces unless -n is given."""
     client = options.connect(socket, namespace)
     found = client.list(namespace=namespace)
     if not everything:
@@ -62,13 +55,9 @@ def logs(
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """Print a sandbox's output, its stdout to stdout and its stderr to stderr.
+    """Print a sandbox's output.
 
-    \b
-    Examples:
-      skerry logs web
-      skerry logs -f --tail 20 -t web
-      skerry logs --since 10m --stream stderr web
+    Its stdout goes to stdout, its stderr to stderr.
     """
     if tail != "all" and not tail.isdecimal():
         raise typer.BadParameter("must be a number of lines, or all", param_hint="--tail")
@@ -82,27 +71,20 @@ def logs(
         timestamps=timestamps,
         stream=stream,
     )
-    targets = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
     for piece in pieces:
-        targets[piece.stream].write(piece.data)
-        targets[piece.stream].flush()
+        if not output.print_piece(piece.stream, piece.data):
+            raise typer.Exit(128 + signal.SIGPIPE)
 
 
 def inspect(
     names: options.Names,
-    form: Annotated[
-        output.DataFormat, typer.Option("--output", "-o", help="How to print.")
-    ] = output.DataFormat.JSON,
+    form: Annotated[output.DataFormat, typer.Option("--output", "-o", help="How to print.")] = output.DataFormat.JSON,
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """Print everything about sandboxes: the object, and under `node` its layers, directories, processes and events.
+    """Print everything known of sandboxes.
 
-    \b
-    Examples:
-      skerry inspect web
-      skerry inspect -o yaml web
-      skerry inspect web | jq .node
+    That is the object, and under `node` its layers, directories, processes and events.
     """
     client = options.connect(socket, namespace)
     found = []
@@ -118,13 +100,7 @@ def info(
     ] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
-    """Print what the agent says about itself and its machine.
-
-    \b
-    Examples:
-      skerry info
-      skerry info -o json
-    """
+    """Print what the agent says about itself and its machine."""
     found = options.connect(socket, None).info()
     if form in {output.Format.JSON, output.Format.YAML}:
         output.print_data(found, form)
@@ -140,13 +116,7 @@ def version(
     ] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
-    """Print the versions of this command and of the agent.
-
-    \b
-    Examples:
-      skerry version
-      skerry version -o json
-    """
+    """Print the versions of this command and of the agent."""
     from importlib import metadata  # noqa: PLC0415 - slow, and only this command needs it
 
     try:
@@ -224,7 +194,9 @@ def _has_ended(sandbox: Sandbox) -> bool:
 
 def _short_name(sandbox: Sandbox, namespace: str | None) -> str:
     own = sandbox.metadata.namespace
-    return sandbox.metadata.name if own == (namespace or options.DEFAULT_NAMESPACE) else f"{own}/{sandbox.metadata.name}"
+    return (
+        sandbox.metadata.name if own == (namespace or options.DEFAULT_NAMESPACE) else f"{own}/{sandbox.metadata.name}"
+    )
 
 
 def _flat(value: object) -> str:

@@ -1,4 +1,4 @@
-"""From the options of `skerry run` to a manifest: docker's words in, Kubernetes' words out. Pure but for the name's letters."""
+"""From the options of `skerry run` to a manifest: docker's words in, Kubernetes' words out."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "memory": _parse_memory(options.memory),
         "pids": options.pids_limit,
     }
-    env = [pair for text in options.env if (pair := _parse_env(text, environment)) is not None]
+    env = dict(pair for text in options.env if (pair := _parse_env(text, environment)) is not None)
     ttl = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
     spec = {
         "image": options.image,
         "command": [options.entrypoint] if options.entrypoint else None,
         "args": list(options.arguments) or None,
-        "env": env or None,
+        "env": [{"name": key, "value": value} for key, value in env.items()] or None,
         "workingDir": options.workdir,
         "user": options.user,
         "hostname": options.hostname,
@@ -78,7 +78,7 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
 
 def generate_name(image: str) -> str:
     """A free name in all likelihood: the image's last part and five letters."""
-    last = image.split("@")[0].rsplit("/", 1)[-1].split(":")[0].lower()
+    last = image.partition("@")[0].rpartition("/")[2].partition(":")[0].lower()
     stem = re.sub(r"[^a-z0-9]+", "-", last).strip("-")[:40] or "sandbox"
     if not stem[0].isalpha():
         stem = f"s-{stem}"
@@ -99,19 +99,19 @@ def _parse_memory(text: str | None) -> str | None:
 
 
 def _parse_cpus(text: str | None) -> str | None:
-    if text is not None and not re.fullmatch(r"\d*\.?\d+m?|\d+", text):
+    if text is not None and not re.fullmatch(r"\d*\.?\d+m?", text):
         raise BadOptionError("--cpus", f"{text} is no number of CPUs: write it as 0.5, 2 or 250m")
-    return text
+    return f"0{text}" if text is not None and text.startswith(".") else text
 
 
-def _parse_env(text: str, environment: Mapping[str, str]) -> dict[str, str] | None:
+def _parse_env(text: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
     """NAME=VALUE, or NAME of this environment; one that is not set there is left out, as docker does."""
     name, equals, value = text.partition("=")
     if not name:
         raise BadOptionError("--env", f"{text!r} has no name: write it as NAME=VALUE")
     if equals:
-        return {"name": name, "value": value}
-    return {"name": name, "value": environment[name]} if name in environment else None
+        return name, value
+    return (name, environment[name]) if name in environment else None
 
 
 def _parse_pair(text: str, option: str) -> tuple[str, str]:

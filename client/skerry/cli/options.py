@@ -10,11 +10,11 @@ from skerry.client import Client
 
 Socket = Annotated[
     str | None,
-    typer.Option("--socket", envvar="SKERRY_SOCKET", metavar="PATH", help="The agent's socket.", show_default=False),
+    typer.Option("--socket", metavar="PATH", help="The agent's socket; default: /run/skerry/agent.sock."),
 ]
 Namespace = Annotated[
     str | None,
-    typer.Option("--namespace", "-n", envvar="SKERRY_NAMESPACE", metavar="NAME", help="Namespace; default: default."),
+    typer.Option("--namespace", "-n", metavar="NAME", help="Namespace; default: default."),
 ]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The sandbox, as NAME or NAMESPACE/NAME.")]
 Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Sandboxes, as NAME or NAMESPACE/NAME.")]

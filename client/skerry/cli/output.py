@@ -1,4 +1,4 @@
-"""How answers look: aligned tables, JSON, YAML; colours only on a terminal; nothing of a sandbox can steer the terminal."""
+"""How answers look: aligned tables, JSON, YAML; colours only on a terminal, which no text of a sandbox can steer."""
 
 from __future__ import annotations
 
@@ -53,6 +53,19 @@ def print_data(value: Any, form: str) -> None:
         print(yaml.dump(value, Dumper=dumper, sort_keys=False, allow_unicode=True), end="")
     else:
         print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_piece(stream: str, data: bytes) -> bool:
+    """Output of a sandbox as it is, to stdout or stderr at once; False when nobody reads there any more."""
+    target = sys.stdout if stream == "stdout" else sys.stderr
+    try:
+        target.buffer.write(data)
+        target.buffer.flush()
+    except BrokenPipeError:
+        # What the buffer still holds would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), target.fileno())
+        return False
+    return True
 
 
 def print_error(message: str, *, hint: str = "") -> None:

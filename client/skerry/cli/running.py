@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -26,7 +25,7 @@ _RECONNECT_SECONDS = 30.0
 _START_SECONDS = 60.0
 
 
-def run(  # noqa: PLR0913 - one parameter per option
+def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, as in `skerry image ls`.")],
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")
@@ -42,7 +41,9 @@ def run(  # noqa: PLR0913 - one parameter per option
         str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit: 64m, 1g, 256Mi.")
     ] = None,
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
-    pids_limit: Annotated[int | None, typer.Option("--pids-limit", min=1, help="Processes and threads at most.")] = None,
+    pids_limit: Annotated[
+        int | None, typer.Option("--pids-limit", min=1, help="Processes and threads at most.")
+    ] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="MODE", help="bridge, none or host.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID]", help="Whom to run as.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
@@ -58,12 +59,6 @@ def run(  # noqa: PLR0913 - one parameter per option
 
     In the foreground its output comes here and its exit code is ours; Ctrl-C stops it. It stays, stopped, until
     `skerry rm`, unless --rm is given.
-
-    \b
-    Examples:
-      skerry run --rm busybox:latest echo hello
-      skerry run -d --name web -m 256m --cpus 0.5 busybox:latest httpd -f -p 8000
-      skerry run --rm --network none -e TOKEN -u 1000 -w /tmp busybox:latest env
     """
     client = options.connect(socket, namespace)
     wanted = manifests.RunOptions(
@@ -147,20 +142,24 @@ def _give_up(client: Client, name: str, problem: str) -> int:
     """A sandbox that never ran is of no use to anybody: remove it, so that the next try has the name."""
     with contextlib.suppress(SkerryError):
         client.delete(name)
-    output.print_error(f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again")
+    output.print_error(
+        f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again"
+    )
     return FAILED
 
 
 def _copy_output(client: Client, name: str) -> None:
-    """Output to where it belongs until the sandbox has ended; goes on where it was when the agent is replaced."""
-    streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
+    """Output to where it belongs until the sandbox has ended; goes on where it was when the agent is replaced.
+
+    A reader that goes away, as `head` does, stops the sandbox.
+    """
     cursor = {"stdout": 0, "stderr": 0}
     deadline = None
     while True:
         try:
             for piece in client.logs(name, follow=True, cursor=cursor):
-                streams[piece.stream].write(piece.data)
-                streams[piece.stream].flush()
+                if not output.print_piece(piece.stream, piece.data):
+                    client.stop(name)
                 cursor[piece.stream] += len(piece.data)
                 deadline = None
         except AgentUnavailable:

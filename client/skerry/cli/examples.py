@@ -1,0 +1,63 @@
+"""What to type: the examples at the foot of every command's help."""
+
+from __future__ import annotations
+
+_EXAMPLES = {
+    "run": (
+        "skerry run --rm busybox:latest echo hello",
+        "skerry run -d --name web -m 256m --cpus 0.5 busybox:latest httpd -f -p 8000",
+        "skerry run --rm --network none -e TOKEN -u 1000 -w /tmp busybox:latest env",
+    ),
+    "ps": (
+        "skerry ps",
+        "skerry ps -a -o wide",
+        "skerry rm $(skerry ps -aq)",
+    ),
+    "logs": (
+        "skerry logs web",
+        "skerry logs -f --tail 20 -t web",
+        "skerry logs --since 10m --stream stderr web",
+    ),
+    "inspect": (
+        "skerry inspect web",
+        "skerry inspect -o yaml web",
+        "skerry inspect web | jq .node",
+    ),
+    "info": (
+        "skerry info",
+        "skerry info -o json",
+    ),
+    "version": (
+        "skerry version",
+        "skerry version -o json",
+    ),
+    "stop": (
+        "skerry stop web",
+        "skerry stop -t 2 web db",
+    ),
+    "start": ("skerry start web",),
+    "rm": (
+        "skerry rm web",
+        "skerry rm -f web",
+        "skerry rm $(skerry ps -aq)",
+    ),
+    "wait": (
+        "skerry wait job",
+        "skerry wait --for ready --timeout 10 web",
+        "skerry wait --for deleted web",
+    ),
+    "image import": (
+        "skerry image import ./busybox-layout busybox:latest",
+        "skopeo copy docker://alpine:3 oci-archive:alpine.tar && skerry image import alpine.tar alpine:3",
+    ),
+    "image ls": (
+        "skerry image ls",
+        "skerry image ls -o json",
+    ),
+    "image rm": ("skerry image rm busybox:latest",),
+}
+
+
+def render(command: str) -> str:
+    """The examples of *command*, as a paragraph that the help formatter, told by a backspace, leaves alone."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in _EXAMPLES[command])
