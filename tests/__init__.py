@@ -1,0 +1,1 @@
+"""Tests of every kind, and the harness that they share."""

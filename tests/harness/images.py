@@ -1,0 +1,98 @@
+"""OCI layouts made on the spot: a busybox image from Debian's static busybox, and layers of any kind for tests. Standard library only."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import platform
+import subprocess
+import tarfile
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+BUSYBOX = "/bin/busybox"
+REFERENCE = "docker.io/library/busybox:latest"
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+Files = Mapping[str, "bytes | str | None"]
+"""A layer by path: bytes are a file's content, text a symlink's target, None a directory."""
+
+
+def busybox_layout(directory: str, *, name: str = REFERENCE, layers: Sequence[Files] = (), config: Mapping[str, Any] | None = None) -> str:
+    """An OCI layout with busybox and, on top, *layers*; returns *directory*. Needs Debian's busybox-static."""
+    with open(BUSYBOX, "rb") as file:
+        busybox = file.read()
+    applets = subprocess.run([BUSYBOX, "--list"], check=True, capture_output=True, text=True).stdout.split()
+    base: dict[str, bytes | str | None] = {"bin/busybox": busybox, "tmp": None, "root": None, "home/alice": None}
+    base |= {f"bin/{applet}": "busybox" for applet in applets if applet != "busybox"}
+    base["etc/passwd"] = b"root:x:0:0:root:/root:/bin/sh\nalice:x:1000:1000:Alice:/home/alice:/bin/sh\n"
+    base["etc/group"] = b"root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n"
+    base["etc/lower-file"] = b"a file of the image\n"
+    run = {"Env": ["PATH=/usr/local/bin:/bin"], "Cmd": ["sh"], **(config or {})}
+    return write_layout(directory, [make_tar(base), *(make_tar(layer) for layer in layers)], name=name, config=run)
+
+
+def make_tar(files: Files) -> bytes:
+    """An uncompressed tar of *files*, owned by root, parents first."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for path in sorted(_with_parents(files)):
+            content = files.get(path)
+            info = tarfile.TarInfo(path)
+            info.mode, info.mtime = 0o755, 1_700_000_000
+            if content is None:
+                info.type = tarfile.DIRTYPE
+                info.mode = 0o1777 if path == "tmp" else 0o755
+                archive.addfile(info)
+            elif isinstance(content, str):
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                info.mode = 0o755 if path.startswith("bin/") else 0o644
+                archive.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def write_layout(directory: str, tars: Sequence[bytes], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None) -> str:
+    """An OCI layout of layers that are given as tars."""
+    os.makedirs(os.path.join(directory, "blobs", "sha256"), exist_ok=True)
+    layers = [
+        {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **_put(directory, gzip.compress(tar, 1, mtime=0))} for tar in tars
+    ]
+    machine = platform.machine()
+    image = {
+        "architecture": _ARCHITECTURES.get(machine, machine),
+        "os": "linux",
+        "config": dict(config or {}),
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **_put(directory, json.dumps(image).encode())},
+        "layers": layers,
+    }
+    described = {"mediaType": manifest["mediaType"], **_put(directory, json.dumps(manifest).encode())}
+    index = {"schemaVersion": 2, "manifests": [{**described, "annotations": {"org.opencontainers.image.ref.name": name}}]}
+    for path, body in (("index.json", index), ("oci-layout", {"imageLayoutVersion": "1.0.0"})):
+        with open(os.path.join(directory, path), "w", encoding="utf-8") as file:
+            json.dump(body, file)
+    return directory
+
+
+def _put(directory: str, content: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    with open(os.path.join(directory, "blobs", "sha256", digest), "wb") as file:
+        file.write(content)
+    return {"digest": f"sha256:{digest}", "size": len(content)}
+
+
+def _with_parents(files: Files) -> set[str]:
+    found = set(files)
+    for path in files:
+        parts = path.split("/")
+        found |= {"/".join(parts[:length]) for length in range(1, len(parts))}
+    return found
