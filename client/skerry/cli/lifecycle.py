@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from skerry.cli import options, output, running
 from skerry.errors import Refused
+
+if TYPE_CHECKING:
+    from skerry_api.sandbox import Sandbox
 
 _SLACK_SECONDS = 60.0
 
@@ -57,8 +60,7 @@ def rm(
 
     def remove_one(space: str, name: str) -> None:
         sandbox = client.get(name, namespace=space)
-        is_running = any(c.type == "Ready" and c.status == "True" for c in sandbox.status.conditions)
-        if is_running and not force and sandbox.metadata.deletion_timestamp is None:
+        if _is_running(sandbox) and not force and sandbox.metadata.deletion_timestamp is None:
             raise Refused(f"it runs: skerry stop {name} first, or skerry rm --force", status=409, reason="Running")
         client.delete(name, namespace=space)
         limit = sandbox.spec.termination_grace_period_seconds + _SLACK_SECONDS
@@ -87,17 +89,18 @@ def wait(
     found = client.wait(own_name, namespace=space, condition=wanted, timeout_seconds=timeout)
     if found is None:
         return
-    problem = running.find_problem(found)
+    problem = running.find_problem(found, is_new_start=wanted == "Ready")
     termination = found.status.termination
-    if problem is not None or (wanted == "Ready" and not _is_ready(found.status.conditions)):
+    if problem is not None or (wanted == "Ready" and not _is_running(found)):
         output.print_error(f"{name} does not run: {problem or 'it has ended'}", hint=f"see: skerry inspect {name}")
         raise typer.Exit(running.FAILED)
     if wanted == "Finished" and termination is not None:
         print("unknown" if termination.exit_code is None else termination.exit_code)
 
 
-def _is_ready(conditions: tuple[object, ...]) -> bool:
-    return any((getattr(c, "type", ""), getattr(c, "status", "")) == ("Ready", "True") for c in conditions)
+def _is_running(sandbox: Sandbox) -> bool:
+    ready = running.find_ready(sandbox)
+    return ready is not None and ready.status == "True"
 
 
 def _each(names: list[str], namespace: str | None, act: Callable[[str, str], None]) -> None:

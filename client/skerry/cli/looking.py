@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import options, output
+from skerry.cli import options, output, running
 
 if TYPE_CHECKING:
     from skerry_api.sandbox import Sandbox
@@ -181,15 +181,16 @@ def _wide_cells(sandbox: Sandbox) -> list[str]:
 
 
 def _reason(sandbox: Sandbox) -> str:
-    ready = next((c for c in sandbox.status.conditions if c.type == "Ready"), None)
+    ready = running.find_ready(sandbox)
     return ready.reason if ready is not None and ready.status != "True" else ""
 
 
 def _has_ended(sandbox: Sandbox) -> bool:
-    """Whether the program has run and does not now; what waits for its next start is not over."""
-    ready = next((c for c in sandbox.status.conditions if c.type == "Ready"), None)
-    is_over = ready is not None and ready.status == "False" and ready.reason not in {"Starting", "BackOff"}
-    return is_over and sandbox.metadata.deletion_timestamp is None
+    """Whether the program has run and does not now; what waits for its start or its next one is not over."""
+    ready = running.find_ready(sandbox)
+    if ready is None or ready.status == "True" or ready.reason == "BackOff" or sandbox.metadata.deletion_timestamp:
+        return False
+    return sandbox.status.termination is not None or ready.reason == "Stopped"
 
 
 def _short_name(sandbox: Sandbox, namespace: str | None) -> str:

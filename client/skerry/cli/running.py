@@ -17,12 +17,14 @@ from skerry.client import Client
 from skerry.errors import AgentUnavailable, Refused, SkerryError
 
 if TYPE_CHECKING:
+    from skerry_api.conditions import Condition
     from skerry_api.sandbox import Sandbox
 
 FAILED = 125
 """Our own failure, as docker has it; everything else is the program's."""
 _RECONNECT_SECONDS = 30.0
 _START_SECONDS = 60.0
+_PATIENCE_SECONDS = 2.0
 
 
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
@@ -109,33 +111,44 @@ def _run_in_foreground(client: Client, sandbox: Sandbox, *, is_removed: bool) ->
     name = sandbox.metadata.name
     finished = None
     with _stopping_on_signals(client, name):
+        _await_start(client, name)
         _copy_output(client, name)
         finished = _await_end(client, name)
     if finished is None:
         output.print_error(f"{name} was removed by somebody else before it ended")
         return FAILED
-    if (problem := find_problem(finished)) is not None:
+    if (problem := find_problem(finished, is_new_start=False)) is not None:
         return _give_up(client, name, problem)
     if is_removed:
         with contextlib.suppress(Refused):
             client.delete(name)
             client.wait(name, condition="Deleted", timeout_seconds=_START_SECONDS)
     termination = finished.status.termination
-    assert termination is not None  # what finished without a problem has ended
+    if termination is None:
+        output.print_error(f"{name} was stopped before it had started")
+        return FAILED
     if termination.reason not in {"Completed", "Error", "Stopped"}:
         output.print_error(f"{name} ended: {termination.reason}: {termination.message or ''}".rstrip(": "))
     return FAILED if termination.exit_code is None else termination.exit_code
 
 
-def find_problem(sandbox: Sandbox) -> str | None:
-    """Why it could not be started, when it could not; None when it runs or has ended by itself."""
-    ready = next((c for c in sandbox.status.conditions if c.type == "Ready"), None)
+def find_problem(sandbox: Sandbox, *, is_new_start: bool = True) -> str | None:
+    """Why it could not be started, when it could not; None when it runs or has ended.
+
+    With *is_new_start* False the end of an earlier start is an answer as well.
+    """
+    ready, termination = find_ready(sandbox), sandbox.status.termination
     if ready is None or ready.status == "True" or ready.reason == "Stopped":
         return None
-    termination = sandbox.status.termination
-    if termination is not None and ready.reason == termination.reason and termination.reason != "StartFailed":
+    has_ended = termination is not None and termination.reason != "StartFailed"
+    if has_ended and (not is_new_start or (termination is not None and ready.reason == termination.reason)):
         return None
     return f"{ready.reason}: {ready.message}" if ready.message else ready.reason
+
+
+def find_ready(sandbox: Sandbox) -> Condition | None:
+    """The condition that says whether the program runs."""
+    return next((condition for condition in sandbox.status.conditions if condition.type == "Ready"), None)
 
 
 def _give_up(client: Client, name: str, problem: str) -> int:
@@ -146,6 +159,29 @@ def _give_up(client: Client, name: str, problem: str) -> int:
         f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again"
     )
     return FAILED
+
+
+def _await_start(client: Client, name: str) -> None:
+    """Until it has started or nothing more can be hoped for; says what it waits for when that takes long."""
+    told = None
+    while True:
+        with contextlib.suppress(AgentUnavailable):  # a new agent will be asked next
+            try:
+                client.wait(name, condition="Ready", timeout_seconds=_PATIENCE_SECONDS)
+            except Refused as error:
+                if error.status != 408:
+                    return
+                found = client.get(name)
+                if found.status.started_at is not None:
+                    return
+                problem = find_problem(found)
+                if problem not in {None, told}:
+                    output.print_error(
+                        f"{name} has not started yet: {problem}", hint="it is tried again; Ctrl-C ends it"
+                    )
+                    told = problem
+                continue
+        return
 
 
 def _copy_output(client: Client, name: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from skerry_api.conditions import Condition
-from skerry_api.sandbox import DesiredState, Sandbox
+from skerry_api.sandbox import DesiredState, RestartPolicy, Sandbox, TerminationReason
 
-_UNDERWAY = frozenset({"Starting", "BackOff"})
 _STOPPED = "Stopped"
+_NO_IMAGE = "ImageNotFound"
 
 
 def is_ready(sandbox: Sandbox) -> bool:
@@ -16,12 +16,20 @@ def is_ready(sandbox: Sandbox) -> bool:
 
 
 def is_finished(sandbox: Sandbox) -> bool:
-    """Whether it has ended, or could not be started, and will not run again soon unless somebody does something."""
-    ready = _find_ready(sandbox)
-    if ready is None or ready.status != "False" or ready.reason in _UNDERWAY:
+    """Whether it has ended, or could not be started, and will not run again unless somebody does something.
+
+    What the agent tries again by itself (BackOff, a keeper just lost, no free address) is not finished.
+    """
+    ready, termination = _find_ready(sandbox), sandbox.status.termination
+    if ready is None or ready.status != "False":
         return False
-    # A status written before `start` was seen may still say Stopped.
-    return ready.reason != _STOPPED or sandbox.spec.desired_state is DesiredState.STOPPED
+    if ready.reason == _STOPPED:  # a status written before `start` was seen may still say so
+        return sandbox.spec.desired_state is DesiredState.STOPPED
+    if termination is None:
+        return ready.reason == _NO_IMAGE
+    if termination.reason is TerminationReason.START_FAILED:
+        return sandbox.spec.restart_policy is RestartPolicy.NEVER
+    return ready.reason in {termination.reason, _NO_IMAGE}
 
 
 def _find_ready(sandbox: Sandbox) -> Condition | None:

@@ -27,6 +27,7 @@ class Programs:
         "binary": ([("stdout", b"\x00\xff" * 100_000)], 0),
         "sleep": ([("stdout", b"asleep\n")], None),
         "chatty": ([("stdout", b"chatter\n" * 50_000)], None),
+        "stuck": ([], "Retried"),
         "missing": ([], "StartFailed"),
     }
 
@@ -58,7 +59,9 @@ class Node:
         if end == "StartFailed":
             status, reason, message, code = "False", "CommandNotFound", "spec.command: no missing in the image", None
         elif is_stopped:
-            status, reason, message, code = "False", "Stopped", "", 143
+            status, reason, message, code = "False", "Stopped", "", None if end == "Retried" else 143
+        elif end == "Retried":
+            status, reason, message, code = "False", "StartFailed", "no address is free", None
         elif end is None:
             status, reason, message, code = "True", "Running", "", None
             self._log(sandbox, output)
@@ -66,7 +69,9 @@ class Node:
             status, reason, message, code = "False", "Completed" if end == 0 else "Error", "", end
             self._log(sandbox, output)
         termination = None
-        if code is not None:
+        if end == "StartFailed":
+            termination = api.Termination(reason=api.TerminationReason.START_FAILED, message=message)
+        elif code is not None:
             termination = api.Termination(reason=api.TerminationReason(reason), exit_code=code)
         condition = Condition(
             type="Ready",
@@ -83,6 +88,7 @@ class Node:
             phase=phase,
             conditions=(condition,),
             termination=termination,
+            started_at=None if isinstance(end, str) else "2026-01-31T12:00:00Z",
             start_duration_milliseconds=3,
         )
         await self.source.write_status(sandbox, status=new)

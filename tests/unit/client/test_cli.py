@@ -180,6 +180,18 @@ def test_a_signal_stops_the_sandbox_and_its_exit_code_is_ours(agent, number):
     assert sdk.Client(agent.socket).list() == ()
 
 
+def test_a_start_that_takes_long_says_why_and_can_be_given_up(agent):
+    """The reason is printed once, and Ctrl-C ends the wait."""
+    process = start_process(agent, "run", "--name", "a", "--rm", "busybox:latest", "stuck")
+    assert b"no address is free" in process.stderr.readline()
+    client = sdk.Client(agent.socket)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert b"stopped before it had started" in err
+    assert process.returncode == 125
+    assert client.list() == ()
+
+
 def test_a_run_outlives_its_agent(agent):
     """The agent is replaced under a run in the foreground: no output twice, and the exit code arrives."""
     process = start_process(agent, "run", "--name", "a", "busybox:latest", "sleep")

@@ -36,8 +36,8 @@ def sandbox(name="hello", *, ready_status="True", reason="Running", termination=
     )
 
 
-def ended(code=0):
-    return api.Termination(reason=api.TerminationReason.COMPLETED, exit_code=code)
+def ended(code=0, *, reason="Completed"):
+    return api.Termination(reason=api.TerminationReason(reason), exit_code=code)
 
 
 class FakeBackend:
@@ -243,7 +243,32 @@ async def test_waits_end_when_it_happens(door):
         pytest.param(sandbox(ready_status="False", reason="Starting"), False, False, id="starts"),
         pytest.param(sandbox(ready_status="False", reason="BackOff", termination=ended()), False, False, id="restarts"),
         pytest.param(sandbox(ready_status="False", reason="Completed", termination=ended()), False, True, id="ended"),
-        pytest.param(sandbox(ready_status="False", reason="ImageNotFound"), False, True, id="cannot start"),
+        pytest.param(sandbox(ready_status="False", reason="ImageNotFound"), False, True, id="no image"),
+        pytest.param(sandbox(ready_status="False", reason="StartFailed"), False, False, id="tried again"),
+        pytest.param(sandbox(ready_status="False", reason="KeeperLost"), False, False, id="keeper on its way"),
+        pytest.param(
+            sandbox(ready_status="False", reason="UserNotFound", termination=ended(reason="StartFailed")),
+            False,
+            True,
+            id="cannot start",
+        ),
+        pytest.param(
+            sandbox(
+                ready_status="False",
+                reason="UserNotFound",
+                termination=ended(reason="StartFailed"),
+                restart_policy=api.RestartPolicy.ALWAYS,
+            ),
+            False,
+            False,
+            id="could not start, is tried again",
+        ),
+        pytest.param(
+            sandbox(ready_status="False", reason="KeeperLost", termination=ended(reason="KeeperLost")),
+            False,
+            True,
+            id="its end was lost",
+        ),
         pytest.param(
             sandbox(ready_status="False", reason="Stopped", desired_state=api.DesiredState.STOPPED),
             False,
