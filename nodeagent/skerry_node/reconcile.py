@@ -51,6 +51,8 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
             problem, failures = failed, failures + 1
             if not _is_start(done):
                 break
+        elif isinstance(steps[-1], plan.ReleaseObject | plan.ExpireObject):
+            break  # the object is on its way out; its going is an event
     else:
         problem = Problem(reason="PlanDoesNotEnd", message="this agent keeps finding work to do; please report it")
     if problem is None:

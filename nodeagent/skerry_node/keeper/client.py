@@ -100,6 +100,10 @@ class Client:
             await asyncio.sleep(0.01)
         raise KeeperLost(f"the keeper did not start; see {self._log_path}")
 
+    async def connect_only(self) -> bool:
+        """Connect to a keeper that is there; False when none is."""
+        return await self._try_connect()
+
     async def close(self) -> None:
         """Hang up; the keeper goes on."""
         if self._reading is not None:

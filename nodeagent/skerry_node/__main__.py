@@ -1,0 +1,121 @@
+"""`skerry-agent`: run the agent of one node, or remove everything of it with `purge`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from skerry_node.agent import Agent, purge
+from skerry_node.errors import AgentError
+from skerry_node.manifests import ManifestSource
+from skerry_node.network.nat import RulesFailed
+from skerry_node.rootfs.scratch import ScratchFailed
+from skerry_node.settings import Settings
+from skerry_node.sources import Source
+
+_EPILOG = """examples:
+  skerry-agent --standalone --manifests /etc/skerry/manifests
+  skerry-agent --node-name n1 --kubeconfig ~/.kube/config
+  skerry-agent purge --images      end every sandbox of this node and leave nothing
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what the command line says; exit 1 with a sentence when the machine cannot do it."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    settings = read_settings(arguments)
+    try:
+        if arguments.command == "purge":
+            asyncio.run(purge(settings, images=arguments.images))
+        else:
+            asyncio.run(_run(settings))
+    except (AgentError, ScratchFailed, RulesFailed, PermissionError) as error:
+        sys.exit(f"skerry-agent: {error}")
+
+
+def read_settings(arguments: argparse.Namespace) -> Settings:
+    """Settings from flags; what is not given keeps its default."""
+    values = {field.name: getattr(arguments, field.name, None) for field in dataclasses.fields(Settings)}
+    given = {name: value for name, value in values.items() if value is not None}
+    if arguments.standalone:
+        given.setdefault("manifests_dir", os.path.join(given.get("state_dir", "/var/lib/skerry"), "manifests"))
+    given.setdefault("nameservers", _nameservers())
+    return Settings(**given)
+
+
+async def _run(settings: Settings) -> None:
+    source = await _make_source(settings)
+    agent = await asyncio.to_thread(Agent, settings, source)  # pyroute2 brings an event loop of its own
+    task = asyncio.ensure_future(agent.run())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        logging.getLogger("skerry.agent").info("agent ends; sandboxes go on")
+
+
+async def _make_source(settings: Settings) -> Source:
+    if settings.manifests_dir is not None:
+        os.makedirs(settings.manifests_dir, mode=0o700, exist_ok=True)
+        status_dir = os.path.join(settings.state_dir, "status")
+        return ManifestSource(settings.manifests_dir, status_dir, node_name=settings.node_name)
+    from skerry_node.kubeapi import connect  # noqa: PLC0415 - a standalone agent needs no API client
+
+    return await connect(settings)
+
+
+def _nameservers() -> tuple[str, ...]:
+    """The host's own, without those that only the host can reach."""
+    try:
+        with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
+            found = [line.split()[1] for line in file if line.startswith("nameserver ") and len(line.split()) > 1]
+    except FileNotFoundError:
+        found = []
+    return tuple(address for address in found if not address.startswith("127.") and address != "::1")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="skerry-agent", description="The node agent: runs the sandboxes of this machine.", epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("command", nargs="?", choices=("run", "purge"), default="run", help="what to do (default: run)")
+    parser.add_argument("--images", action="store_true", help="purge: the images too")
+    parser.add_argument("--standalone", action="store_true", help="no cluster: take sandboxes from a directory of manifests")
+    parser.add_argument("--manifests", dest="manifests_dir", metavar="DIR", help="the directory of manifests (with --standalone)")
+    parser.add_argument("--node-name", default=socket.gethostname(), help="this node's name (default: the hostname)")
+    parser.add_argument("--kubeconfig", help="how to reach the API server (default: KUBECONFIG, or the pod's own account)")
+    parser.add_argument("--allow-host-network", action="store_true", default=None, help="let sandboxes ask for network.mode Host")
+    for name, kind, text in _FLAGS:
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    return parser
+
+
+_FLAGS: tuple[tuple[str, type, str], ...] = (
+    ("state-dir", str, "images, writable layers and logs (default: /var/lib/skerry)"),
+    ("run-dir", str, "runtime records and sockets, on tmpfs (default: /run/skerry)"),
+    ("cgroup-parent", str, "the cgroup that holds the sandboxes (default: skerry)"),
+    ("bridge", str, "the bridge of the sandboxes' network (default: skerry0)"),
+    ("address-range", str, "addresses of the sandboxes (default: 10.88.0.0/16)"),
+    ("id-base", int, "first host id of the sandboxes' ranges"),
+    ("shells", int, "how many shells to keep prepared (default: 4)"),
+    ("scratch-bytes", int, "size of the filesystem of writable layers; 0: a plain directory"),
+    ("system-namespace", str, "where Leases lie (default: skerry-system)"),
+    ("metrics-address", str, "host:port for Prometheus (default: a free port of loopback)"),
+    ("heartbeat-seconds", float, "how often to renew the node's Lease (default: 10)"),
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""The agent put together: directories, bridge, rules, keeper, source, loop and doors; and its undoing, `purge`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+
+from skerry_node import act, backend, errors, loop, metrics, observe, serving_metrics
+from skerry_node.cgroup import group, hierarchy, stats
+from skerry_node.image.store import Store
+from skerry_node.keeper import client
+from skerry_node.kernel import features
+from skerry_node.model import Running
+from skerry_node.network import bridge, ipam, nat
+from skerry_node.rootfs import scratch
+from skerry_node.serving import server
+from skerry_node.settings import Settings
+from skerry_node.sources import Source
+
+_LOG = logging.getLogger("skerry.agent")
+
+
+class Agent:
+    """One node's agent. `run` goes on until cancelled and drains nothing."""
+
+    def __init__(self, settings: Settings, source: Source) -> None:
+        self.settings = settings
+        self.source = source
+        features.require()
+        for path in (settings.run_dir, settings.state_dir, settings.sandboxes_dir, settings.logs_dir):
+            os.makedirs(path, mode=0o700, exist_ok=True)
+        self.store = Store(settings.images_dir)
+        scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
+        groups = ensure_groups(settings)
+        gateway = settings.network[ipam.GATEWAY_SLOT]
+        index = bridge.ensure_bridge(settings.bridge, network=settings.network, gateway=gateway)
+        nat.ensure_rules(settings.bridge, settings.network)
+        view = observe.View(
+            runtime_fd=_open(settings.sandboxes_dir),
+            scratch_fd=_open(settings.scratch_dir),
+            logs_fd=_open(settings.logs_dir),
+            groups=groups,
+            leases=make_leases(settings),
+        )
+        keeper = client.Client(
+            keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost
+        )
+        self.hands = act.Hands(settings=settings, view=view, keeper=keeper, source=source, bridge_index=index)
+        self.meters = metrics.Meters(self.read_usage, count_shells=lambda: len(self.hands.shells))
+        self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
+
+    async def run(self) -> None:
+        """Serve, reconcile, report until cancelled."""
+        scratch.sweep_trash(self.settings.scratch_dir)
+        door = await server.start(
+            backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render
+        )
+        scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
+        _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)
+        try:
+            await self.loop.run()
+        finally:
+            await scrape.close()
+            await door.close()
+            await self.hands.keeper.close()
+            await self.source.close()
+
+    def read_usage(self) -> Iterator[metrics.Usage]:
+        """What every living sandbox uses, from its cgroup; one that vanishes meanwhile is left out."""
+        for uid, outcome in list(self.loop.outcomes.items()):
+            sandbox = self.loop.wanted.get(uid)
+            if sandbox is None or not isinstance(outcome.observed.process, Running):
+                continue
+            with contextlib.suppress(OSError):
+                read = stats.read_stats(self.hands.view.groups.open(uid))
+                yield metrics.Usage(
+                    namespace=sandbox.metadata.namespace, name=sandbox.metadata.name, cpu_seconds=read.cpu_seconds,
+                    throttled_seconds=read.throttled_seconds, working_set_bytes=read.memory_working_set_bytes,
+                    peak_bytes=read.memory_peak_bytes, oom_kills=read.oom_kills, pids=read.pids,
+                    restarts=outcome.observed.life.restarts,
+                )  # fmt: skip
+
+    def _on_exit(self, uid: str) -> None:
+        self.loop.on_exit(uid)
+
+    def _on_keeper_lost(self) -> None:
+        self.loop.on_keeper_lost()
+
+
+def ensure_groups(settings: Settings) -> group.Parent:
+    """The parent cgroups, made. Raises errors.Unsupported."""
+    try:
+        found = hierarchy.detect()
+    except hierarchy.CgroupsMissing as error:
+        raise errors.Unsupported(str(error)) from error
+    hierarchy.ensure_parent(found, settings.cgroup_parent)
+    return group.Parent(found, settings.cgroup_parent)
+
+
+def make_leases(settings: Settings) -> ipam.Ipam:
+    """The node's leases."""
+    network: ipaddress.IPv4Network = settings.network
+    prefix = "sk" + settings.bridge.removeprefix("skerry")[:6] + "-"
+    return ipam.Ipam(settings.leases_dir, network=network, id_base=settings.id_base, link_prefix=prefix)
+
+
+def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> client.KeeperSettings:
+    """What this node's keeper is started with."""
+    return client.KeeperSettings(
+        socket_path=settings.keeper_socket,
+        runtime_dir=settings.sandboxes_dir,
+        logs_dir=settings.logs_dir,
+        layers_dir=store.layers_dir,
+        scratch_dir=settings.scratch_dir,
+        build_dir=os.path.join(settings.run_dir, "keeper-root"),
+        cgroup_dirs=groups.directories,
+        log_segment_bytes=settings.log_segment_bytes,
+        log_segments=settings.log_segments,
+    )
+
+
+async def purge(settings: Settings, *, images: bool) -> None:
+    """Remove everything of this node from the machine: sandboxes, keeper, mounts, cgroups, links, rules; images too when asked."""
+    groups = ensure_groups(settings)
+    for uid in groups.list():
+        groups.open(uid).kill()
+    keeper = client.Client(
+        client.KeeperSettings(settings.keeper_socket, "", "", "", "", "", (), 0, 0), on_exit=lambda _: None, on_lost=lambda: None
+    )
+    if await keeper.connect_only():
+        with contextlib.suppress(client.KeeperLost):
+            await keeper.stop()
+    await keeper.close()
+    await _wait_for_cgroups(groups)
+    hierarchy.remove_parent(groups.hierarchies, settings.cgroup_parent)
+    scratch.remove_scratch(settings.state_dir)
+    await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
+    nat.remove_rules(settings.bridge)
+    shutil.rmtree(settings.run_dir, ignore_errors=True)
+    shutil.rmtree(settings.logs_dir, ignore_errors=True)
+    if images:
+        shutil.rmtree(settings.state_dir, ignore_errors=True)
+
+
+async def _wait_for_cgroups(groups: group.Parent) -> None:
+    for _ in range(250):
+        for uid in groups.list():
+            groups.open(uid).kill()
+            with contextlib.suppress(OSError):
+                groups.open(uid).remove()
+        if not groups.list():
+            return
+        await asyncio.sleep(0.02)
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+

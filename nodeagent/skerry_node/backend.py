@@ -1,0 +1,165 @@
+"""The agent as its own door sees it: answers for the CLI of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+import platform
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from skerry_api.sandbox import DesiredState, Sandbox
+from skerry_node.image import importing
+from skerry_node.image.errors import ImageError
+from skerry_node.image.store import Image as StoredImage
+from skerry_node.keeper import client
+from skerry_node.manifests import ManifestSource
+from skerry_node.model import Running
+from skerry_node.serving.backend import Image, Info, Refused
+
+if TYPE_CHECKING:
+    from skerry_node.agent import Agent
+
+VERSION = "0.1.0"
+_IN_CLUSTER = "this agent takes sandboxes from the API server; apply it with kubectl"
+
+
+class Backend:
+    """skerry_node.serving.backend.Backend over a running agent."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+
+    def info(self) -> Info:
+        """The agent about itself."""
+        settings = self._agent.settings
+        details = {
+            "kernel": platform.release(),
+            "cgroup": f"v{self._agent.hands.view.groups.hierarchies.version}",
+            "bridge": settings.bridge,
+            "addressRange": settings.address_range,
+            "stateDirectory": settings.state_dir,
+            "runtimeDirectory": settings.run_dir,
+            "sandboxes": len(self._agent.loop.wanted),
+            "shellsReady": len(self._agent.hands.shells),
+        }
+        standalone = isinstance(self._agent.source, ManifestSource)
+        return Info(version=VERSION, node_name=settings.node_name, is_standalone=standalone, details=details)
+
+    def list(self) -> tuple[Sandbox, ...]:
+        """Every sandbox of this node, with its status as last seen."""
+        return tuple(self._with_status(sandbox) for sandbox in self._agent.loop.wanted.values())
+
+    def find(self, namespace: str, name: str) -> Sandbox | None:
+        """One sandbox by name."""
+        for sandbox in self._agent.loop.wanted.values():
+            if sandbox.metadata.namespace == namespace and sandbox.metadata.name == name:
+                return self._with_status(sandbox)
+        return None
+
+    async def inspect(self, sandbox: Sandbox) -> Mapping[str, Any]:
+        """What the node knows beyond the object."""
+        hands, uid = self._agent.hands, sandbox.metadata.uid
+        outcome = self._agent.loop.outcomes.get(uid)
+        observed = outcome.observed if outcome is not None else None
+        process = observed.process if observed is not None else None
+        image = self._agent.store.find(sandbox.spec.image)
+        writable = os.path.join(hands.settings.scratch_dir, uid)
+        pid = process.pid if isinstance(process, Running) else None
+        slot = observed.slot if observed is not None else None
+        return {
+            "pid": pid,
+            "layers": [dataclasses.asdict(layer) for layer in image.layers] if image is not None else [],
+            "lower": [os.path.join(self._agent.store.layers_dir, layer.path) for layer in image.layers] if image else [],
+            "upper": os.path.join(writable, "upper"),
+            "work": os.path.join(writable, "work"),
+            "merged": f"/proc/{pid}/root" if pid is not None else None,
+            "logs": self.log_directory(sandbox),
+            "cgroups": sorted(set(hands.view.groups.open(uid).paths.values())),
+            "namespaces": _namespaces(pid) if pid is not None else {},
+            "slot": slot,
+            "link": hands.view.leases.veth_name(slot) if slot is not None else None,
+            "idRange": list(hands.view.leases.id_range(slot)) if slot is not None else None,
+            "plan": [type(step).__name__ for step in outcome.steps] if outcome is not None else [],
+            "events": self._events(sandbox),
+        }
+
+    async def create(self, raw: Mapping[str, Any]) -> Sandbox:
+        """A new sandbox from a manifest."""
+        return await self._manifests().create(raw)
+
+    async def set_desired_state(
+        self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None
+    ) -> Sandbox:
+        """Write spec.desiredState."""
+        return await self._manifests().set_desired_state(sandbox, state=state, grace_seconds=grace_seconds)
+
+    async def delete(self, sandbox: Sandbox) -> None:
+        """Ask for the sandbox's deletion."""
+        await self._manifests().delete(sandbox)
+
+    async def import_image(self, path: str, *, reference: str | None) -> Image:
+        """Put an OCI layout into the store, and start what waited for it."""
+        try:
+            image = await asyncio.to_thread(importing.import_layout, self._agent.store, path, reference=reference)
+        except ImageError as error:
+            raise Refused(str(error), reason=error.reason, field="path") from error
+        except OSError as error:
+            raise Refused(f"cannot read {path}: {error.strerror}", reason="Unreadable", field="path") from error
+        self._agent.loop.poke_all()
+        return _describe(image)
+
+    def images(self) -> tuple[Image, ...]:
+        """What the store holds."""
+        return tuple(_describe(image) for image in self._agent.store.list())
+
+    async def remove_image(self, reference: str) -> None:
+        """Take the reference out of the store; one that a sandbox uses stays."""
+        image = self._agent.store.find(reference)
+        if image is not None:
+            for sandbox in self._agent.loop.wanted.values():
+                if self._agent.store.find(sandbox.spec.image) == image:
+                    name = sandbox.metadata.name
+                    raise Refused(f"image {reference} is used by sandbox {name}; remove that first", status=409, reason="InUse")
+        try:
+            gone = self._agent.store.remove(reference)
+        except ImageError as error:
+            raise Refused(str(error), status=404, reason=error.reason) from error
+        for layer in gone:
+            try:
+                await self._agent.hands.keeper.forget_layer(layer)
+            except client.KeeperLost:
+                break  # the next keeper mounts only what it is asked for
+
+    def log_directory(self, sandbox: Sandbox) -> str:
+        """Where the sandbox's output is."""
+        return os.path.join(self._agent.settings.logs_dir, sandbox.metadata.uid)
+
+    def _manifests(self) -> ManifestSource:
+        if not isinstance(self._agent.source, ManifestSource):
+            raise Refused(_IN_CLUSTER, status=405, reason="MethodNotAllowed")
+        return self._agent.source
+
+    def _events(self, sandbox: Sandbox) -> list[Any]:
+        if not isinstance(self._agent.source, ManifestSource):
+            return []
+        return [dataclasses.asdict(event) for event in self._agent.source.events(sandbox)]
+
+    def _with_status(self, sandbox: Sandbox) -> Sandbox:
+        outcome = self._agent.loop.outcomes.get(sandbox.metadata.uid)
+        if outcome is None or outcome.status is None:
+            return sandbox
+        return dataclasses.replace(sandbox, status=outcome.status)
+
+
+def _describe(image: StoredImage) -> Image:
+    return Image(reference=image.reference, digest=image.digest, size_bytes=image.size_bytes, layers=len(image.layers))
+
+
+def _namespaces(pid: int) -> dict[str, str]:
+    kinds = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+    try:
+        return {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds}
+    except OSError:
+        return {}

@@ -1,0 +1,39 @@
+"""The door for Prometheus and probes: /metrics and /healthz over plain HTTP on an address of the node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+
+@dataclass(slots=True)
+class Door:
+    """An open door; `url` says where."""
+
+    url: str
+    _runner: web.AppRunner
+
+    async def close(self) -> None:
+        """Stop serving."""
+        await self._runner.cleanup()
+
+
+async def start(address: str, render: Callable[[], bytes]) -> Door:
+    """Serve on *address* (`host:port`; port 0 takes a free one). Raises OSError."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+    async def healthy(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    application = web.Application()
+    application.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthy)])
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    host, _, port = address.rpartition(":")
+    await web.TCPSite(runner, host or "127.0.0.1", int(port)).start()
+    bound = runner.addresses[0]
+    return Door(url=f"http://{bound[0]}:{bound[1]}/metrics", _runner=runner)
