@@ -128,6 +128,11 @@ class Index:
                 return None
         return self._current[1]
 
+    @property
+    def reached(self) -> int:
+        """The end of the batch that `time_of` last told the time of; 0 before."""
+        return self._current[0] if self._current is not None else 0
+
     def first_offset_since(self, time_ns: int) -> tuple[int, bool]:
         """Offset of the first byte that came at *time_ns* or later, and whether such a record exists.
 

@@ -61,6 +61,7 @@ async def respond(
         since_ns=options.since_ns,
         tail=options.tail,
         cursor=options.cursor,
+        joins=not options.has_timestamps,
     )
     async with contextlib.aclosing(lines):
         async for batch in lines:

@@ -270,6 +270,21 @@ async def test_an_unfinished_line_is_shown_when_it_stops_growing(tmp_path):
     ]
 
 
+async def test_joined_lines_are_those_of_one_batch(tmp_path):
+    """Joining changes how many pieces there are, not what is in them or when it came."""
+    out, err = Writer(tmp_path, segment_bytes=1 << 20), Writer(tmp_path, "stderr", segment_bytes=1 << 20)
+    out.write(b"a\nb\nc", at=1)
+    err.write(b"e\nf\n", at=2)
+    out.write(b"c\nd\n", at=3)
+    lines = await collect(logfiles.follow(str(tmp_path), has_ended=lambda: True, joins=True))
+    assert [(line.time_ns // SECOND, line.data) for line in lines] == [
+        (1, b"a\nb\n"),
+        (1, b"cc\n"),
+        (2, b"e\nf\n"),
+        (3, b"d\n"),
+    ]
+
+
 async def test_following_leaves_no_open_file(tmp_path):
     """A reader that goes away in the middle closes what it read from."""
     Writer(tmp_path).write(b"a\n")
