@@ -20,6 +20,7 @@ from skerry_node.standalone import errors as standalone_errors
 MAX_REQUEST_BYTES = 1 << 20
 _WAIT_POLL_SECONDS = 0.02
 """A look at a value in memory; short beside the time in which a sandbox starts."""
+_SETTLE_SECONDS, _SETTLE_POLL_SECONDS = 2.0, 0.001
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -98,6 +99,7 @@ class _Routes:
     async def create(self, request: web.Request) -> web.Response:
         self._check_is_standalone("kubectl apply -f FILE")
         sandbox = await self._backend.create(await _body(request))
+        await self._settle(sandbox)
         return web.json_response(api.render_sandbox(sandbox), status=201)
 
     async def read(self, request: web.Request) -> web.Response:
@@ -120,6 +122,7 @@ class _Routes:
         if grace is not None and (not isinstance(grace, int) or isinstance(grace, bool) or not 0 <= grace <= 86_400):
             raise Refused("must be a number of seconds from 0 to 86400", field="terminationGracePeriodSeconds")
         changed = await self._backend.set_desired_state(sandbox, state=state, grace_seconds=grace)
+        await self._settle(changed)
         return web.json_response(api.render_sandbox(changed))
 
     async def delete(self, request: web.Request) -> web.Response:
@@ -196,6 +199,17 @@ class _Routes:
         if (sandbox := self._backend.find(namespace, name)) is None:
             raise Refused(f"no sandbox {name} in namespace {namespace} on this node", status=404, reason="NotFound")
         return sandbox
+
+    async def _settle(self, sandbox: api.Sandbox) -> None:
+        """Let the agent take note of a change first, so that the next request of this client finds it."""
+        end = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < end:
+            found = self._backend.find(sandbox.metadata.namespace, sandbox.metadata.name)
+            if found is not None and (
+                found.metadata.uid != sandbox.metadata.uid or found.metadata.generation >= sandbox.metadata.generation
+            ):
+                return
+            await asyncio.sleep(_SETTLE_POLL_SECONDS)
 
     def _has_ended(self, sandbox: api.Sandbox) -> bool:
         found = self._backend.find(sandbox.metadata.namespace, sandbox.metadata.name)

@@ -8,8 +8,10 @@ StandaloneError
 
 from __future__ import annotations
 
+from skerry_node.errors import AgentError, SourceUnavailable
 
-class StandaloneError(Exception):
+
+class StandaloneError(AgentError):
     """The root of this room's errors."""
 
 
@@ -21,5 +23,5 @@ class NotFound(StandaloneError):  # noqa: N818 - the API's own word for it
     """No such object."""
 
 
-class Unavailable(StandaloneError):  # noqa: N818 - a state of the world, not a mistake
+class Unavailable(StandaloneError, SourceUnavailable):  # noqa: N818 - a state of the world, not a mistake
     """The files cannot be reached; nothing was changed."""

@@ -194,6 +194,23 @@ async def test_a_taken_name_is_a_conflict(door):
     assert (await door.ask("POST", "/v1/sandboxes", json=MANIFEST))[0] == 409
 
 
+async def test_what_was_created_or_changed_is_found_at_once(door):
+    """The answer comes when the agent knows of it: the next request does not miss it."""
+    real = door.backend.find
+    asked = []
+
+    def find_late(namespace, name):
+        asked.append(name)
+        found = real(namespace, name)
+        if name == "new":
+            return found if len(asked) > 3 else None
+        return found
+
+    door.backend.find = find_late
+    await door.ask("POST", "/v1/sandboxes", json=MANIFEST)
+    assert len(asked) == 4
+
+
 async def test_in_a_cluster_changes_go_through_the_api_server(door):
     """The answer says what to type instead; looking and images are allowed."""
     door.backend.is_standalone = False
