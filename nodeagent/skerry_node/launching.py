@@ -6,6 +6,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_node.image import base
 from skerry_node.image.store import Image
 from skerry_node.keeper import client, confine, wire
 from skerry_node.network import ipam
@@ -35,7 +36,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         attempt=attempt,
         shell=shell,
         host_network=mode is NetworkMode.HOST,
-        layers=tuple(layer.path for layer in image.layers),
+        layers=(base.NAME, *(layer.path for layer in image.layers)),
         argv=_argv(sandbox, image),
         env=(*image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
         working_dir=spec.working_dir or image.config.working_dir or "/",

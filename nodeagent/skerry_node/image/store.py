@@ -12,6 +12,7 @@ import json
 import os
 from dataclasses import dataclass
 
+from skerry_node.image import base
 from skerry_node.image import reference as references
 from skerry_node.image.config import ImageConfig
 from skerry_node.image.errors import ImageNotFound, InvalidReference
@@ -55,6 +56,7 @@ class Store:
         self.layers_fd = os.open(self.layers_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._images: dict[str, Image] = {}
         self._sweep()
+        base.ensure(self.layers_fd)
         self._load()
 
     def find(self, text: str) -> Image | None:

@@ -20,7 +20,7 @@ import traceback
 from dataclasses import dataclass
 
 from skerry_node.kernel import syscalls
-from skerry_node.keeper import inside, link, logs, rootfs, seccomp, spawn, supervise, tree
+from skerry_node.keeper import inside, link, logs, migration, rootfs, seccomp, spawn, supervise, tree
 
 PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, traceback, inside)
 """What Python would otherwise import later, when there is no file left to import it from."""
@@ -51,12 +51,15 @@ def main() -> None:
     tree.enter(settings.build_dir.encode(), settings.scratch_dir.encode())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    held = migration.hold()
     keeper = supervise.Keeper(room, listener)
     keeper.adopt()
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection in a forked child would dirty every page; the loop makes no cycles
     keeper.run()
+    if held is not None:
+        os.close(held)
 
 
 def _open_room(settings: Settings) -> spawn.Room:

@@ -23,6 +23,7 @@ DEFAULT_CAPABILITIES = frozenset({
 """Docker's default list without NET_RAW (spoofing) and MKNOD (dead in a user namespace)."""
 ADDABLE = DEFAULT_CAPABILITIES | {"SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "DAC_READ_SEARCH"}
 """What a manifest may add: nothing that reaches beyond the sandbox's own processes and files."""
+ADDABLE_MASK = sum(1 << CAPABILITIES[name] for name in ADDABLE)
 _LAST_CAPABILITY = 63
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 24, 38, 4
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -56,6 +57,13 @@ def drop_bounding_set(keep: int) -> None:
     for number in range(_LAST_CAPABILITY + 1):
         if not keep >> number & 1 and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
             break  # the kernel knows no higher one
+
+
+def drop_from_addable(keep: int) -> None:
+    """The same, after everything outside ADDABLE_MASK has been dropped: only what is left needs a call."""
+    for number in CAPABILITIES.values():
+        if not keep >> number & 1 and ADDABLE_MASK >> number & 1:
+            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
 
 
 def set_identity(uid: int, gid: int, groups: Iterable[int], *, keep: int) -> None:

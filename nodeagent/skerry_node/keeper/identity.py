@@ -105,7 +105,7 @@ def _records(path: bytes) -> list[list[bytes]]:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
             return []
-        content = os.read(fd, MAX_FILE_BYTES)
+        content = os.read(fd, status.st_size)
     finally:
         os.close(fd)
     return [line.split(b":") for line in content.split(b"\n") if line and not line.startswith(b"#")]

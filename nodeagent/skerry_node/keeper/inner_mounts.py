@@ -1,4 +1,6 @@
-"""The mounts of a sandbox below its new root: proc, sys, dev, shm, and the three files of /etc. Runs in the child.
+"""The mounts of a sandbox: proc, sys, dev, shm, and the three files of /etc. Runs in the child.
+
+Nearly all of it needs no root filesystem and is built while the child waits; a launch only moves it into place.
 
 Targets are found by openat2 below the new root's fd, without magic links, and every mount is put there by fd: a path in a hostile tree is never
 walked by name. What is masked and read-only is Docker's and containerd's lists together.
@@ -10,6 +12,7 @@ import contextlib
 import errno
 import os
 import stat
+from dataclasses import dataclass
 
 from skerry_node.kernel import syscalls
 from skerry_node.keeper import tree, wire
@@ -22,19 +25,52 @@ READ_ONLY = ("bus", "fs", "irq", "sys", "sysrq-trigger")
 SHM_BYTES = 64 << 20
 """Docker's default."""
 _NO_EXEC = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+_AT_FDCWD = -100
+ETC_FILES = (b"hosts", b"resolv.conf", b"hostname")
 _STRICT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
 _IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
-def build(root_fd: int, launch: wire.Launch) -> None:
-    """Mount everything below *root_fd*, the unmoved new root. Raises OSError that names the target."""
-    proc = _mount_new(root_fd, b"proc", b"proc", _NO_EXEC)
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What waits below the keeper's tree until the root is there: three mount trees, and the memory of shm and the files of /etc."""
+
+    proc_fd: int
+    sys_fd: int
+    dev_fd: int
+    file_fds: dict[bytes, int]
+    clone_fds: dict[bytes, int]
+
+
+def prepare(*, host_network: bool) -> Prepared:
+    """Build everything that needs no root filesystem, in the child's own copy of the keeper's tree. Raises OSError."""
+    proc = _mount_on(tree.PROC_INSIDE, b"proc", _NO_EXEC)
     for name in READ_ONLY:
         _bind_read_only(proc, name.encode())
     _mask(proc, MASKED["proc"])
-    _mount_sys(root_fd, host_network=launch.host_network)
-    _mount_dev(root_fd)
-    _write_etc(root_fd, launch)
+    sys = _mount_sys(host_network=host_network)
+    dev = _mount_dev()
+    memory = _mount_on(tree.MEMORY_INSIDE, b"tmpfs", _NO_EXEC, size=str(SHM_BYTES).encode(), mode=b"0755")
+    os.mkdir("shm", dir_fd=memory)
+    os.chmod("shm", 0o1777, dir_fd=memory)
+    shm = syscalls.open_tree(memory, b"shm")
+    _attach(shm, dev, b"shm")
+    os.close(shm)
+    files, clones = {}, {}
+    for name in ETC_FILES:
+        files[name] = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=memory)
+        clones[name] = syscalls.open_tree(memory, name)
+    return Prepared(proc_fd=proc, sys_fd=sys, dev_fd=dev, file_fds=files, clone_fds=clones)
+
+
+def attach(root_fd: int, prepared: Prepared, launch: wire.Launch) -> None:
+    """Move what was prepared below *root_fd*, the unmoved new root. Raises OSError that names the target."""
+    for mounted, target in ((prepared.proc_fd, b"proc"), (prepared.sys_fd, b"sys"), (prepared.dev_fd, b"dev")):
+        _attach(mounted, root_fd, target, create=True)
+    contents = {b"hosts": launch.hosts, b"resolv.conf": launch.resolv_conf, b"hostname": launch.hostname + "\n"}
+    for name, content in contents.items():
+        os.write(prepared.file_fds[name], content.encode("utf-8", "surrogateescape"))
+        _attach_file(prepared.clone_fds[name], root_fd, b"etc/" + name)
 
 
 def ensure_directory(root_fd: int, path: bytes) -> None:
@@ -53,18 +89,24 @@ def ensure_directory(root_fd: int, path: bytes) -> None:
             os.close(fd)
 
 
-def _mount_new(root_fd: int, target: bytes, kind: bytes, attributes: int, **options: bytes) -> int:
-    """A fresh filesystem of *kind* on directory *target*; returns the fd of its root, which no path can redirect."""
+def _mount_on(target: bytes, kind: bytes, attributes: int, **options: bytes) -> int:
+    """A fresh filesystem of *kind* on *target* of the keeper's tree; returns the fd of its root, which no path can redirect."""
+    mounted = _new(kind, attributes, **options)
+    fd = os.open(target, os.O_PATH)
+    syscalls.move_mount(mounted, fd)  # before 6.15 nothing can be mounted on, or cloned from, a mount that is not attached
+    os.close(fd)
+    return mounted
+
+
+def _new(kind: bytes, attributes: int, **options: bytes) -> int:
     context = syscalls.fsopen(kind)
     try:
         for key, value in options.items():
             syscalls.fs_set(context, key.encode(), value)
         syscalls.fs_create(context)
-        mounted = syscalls.fsmount(context, attributes)
+        return syscalls.fsmount(context, attributes)
     finally:
         os.close(context)
-    _attach(mounted, root_fd, target, create=True)
-    return mounted
 
 
 def _attach(mounted: int, root_fd: int, target: bytes, *, create: bool = False) -> None:
@@ -101,73 +143,57 @@ def _mask(directory_fd: int, names: tuple[str, ...]) -> None:
                 continue
             raise
         cover = tree.EMPTY if stat.S_ISDIR(os.fstat(target).st_mode) else tree.DEVICE_TREE + b"/null"
-        clone = syscalls.open_tree(-100, cover)  # AT_FDCWD
+        clone = syscalls.open_tree(_AT_FDCWD, cover)
         syscalls.mount_setattr(clone, set_flags=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC)
         syscalls.move_mount(clone, target)
         os.close(clone)
         os.close(target)
 
 
-def _mount_sys(root_fd: int, *, host_network: bool) -> None:
+def _mount_sys(*, host_network: bool) -> int:
     """A sysfs of our own network namespace; the host's, when that is the namespace we are in. Read-only both."""
     if host_network:
-        mounted = syscalls.open_tree(-100, b"/sys")
-        _attach(mounted, root_fd, b"sys", create=True)
-    else:
-        mounted = _mount_new(root_fd, b"sys", b"sysfs", _NO_EXEC | syscalls.MOUNT_ATTR_RDONLY)
-    _mask(mounted, MASKED["sys"])
-    os.close(mounted)
-
-
-def _mount_dev(root_fd: int) -> None:
-    devices = syscalls.open_tree(-100, tree.DEVICE_TREE)
-    _attach(devices, root_fd, b"dev", create=True)
-    no_exec = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
-    os.close(_mount_new(devices, b"pts", b"devpts", no_exec, ptmxmode=b"0666", mode=b"0620", gid=b"5"))
-    os.close(_mount_new(devices, b"mqueue", b"mqueue", _NO_EXEC))
-    os.close(devices)
-
-
-def _write_etc(root_fd: int, launch: wire.Launch) -> None:
-    """One small tmpfs holds /dev/shm and the files of /etc: the sandbox's own, counted in its cgroup, gone with it."""
-    context = syscalls.fsopen(b"tmpfs")
-    syscalls.fs_set(context, b"size", str(SHM_BYTES).encode())
-    syscalls.fs_set(context, b"mode", b"0755")
-    syscalls.fs_create(context)
-    memory = syscalls.fsmount(context, _NO_EXEC)
-    os.close(context)
-    stage = os.open(tree.STAGE_INSIDE, os.O_PATH)
-    syscalls.move_mount(memory, stage)  # before 6.15 a clone can only be taken of an attached mount
-    os.close(stage)
-    os.mkdir("shm", dir_fd=memory)
-    os.chmod("shm", 0o1777, dir_fd=memory)
-    _bind(memory, b"shm", root_fd, b"dev/shm")
-    files = {b"hosts": launch.hosts, b"resolv.conf": launch.resolv_conf, b"hostname": launch.hostname + "\n"}
-    for name, content in files.items():
-        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=memory)
-        os.write(fd, content.encode("utf-8", "surrogateescape"))
+        mounted = syscalls.open_tree(_AT_FDCWD, b"/sys")
+        fd = os.open(tree.SYS_INSIDE, os.O_PATH)
+        syscalls.move_mount(mounted, fd)
         os.close(fd)
-        if _ensure_etc_file(root_fd, b"etc/" + name):
-            _bind(memory, name, root_fd, b"etc/" + name)
-    os.close(memory)
+    else:
+        mounted = _mount_on(tree.SYS_INSIDE, b"sysfs", _NO_EXEC | syscalls.MOUNT_ATTR_RDONLY)
+    _mask(mounted, MASKED["sys"])
+    return mounted
 
 
-def _bind(source_fd: int, name: bytes, root_fd: int, target: bytes) -> None:
-    clone = syscalls.open_tree(source_fd, name)
-    fd = syscalls.openat2(root_fd, target, flags=os.O_PATH, resolve=_IN_ROOT)
-    syscalls.move_mount(clone, fd)
+def _mount_dev() -> int:
+    devices = syscalls.open_tree(_AT_FDCWD, tree.DEVICE_TREE)
+    fd = os.open(tree.DEV_INSIDE, os.O_PATH)
+    syscalls.move_mount(devices, fd)
     os.close(fd)
-    os.close(clone)
+    no_exec = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NOEXEC
+    for target, mounted in (
+        (b"pts", _new(b"devpts", no_exec, ptmxmode=b"0666", mode=b"0620", gid=b"5")),
+        (b"mqueue", _new(b"mqueue", _NO_EXEC)),
+    ):
+        _attach(mounted, devices, target)
+        os.close(mounted)
+    return devices
 
 
-def _ensure_etc_file(root_fd: int, path: bytes) -> bool:
-    """Make the mount point when it is missing; False when the image has something there that cannot be one."""
+def _attach_file(mounted: int, root_fd: int, target: bytes) -> None:
+    """Put a file over the image's own, made when it is missing; where the image has something else there, it keeps that."""
     try:
+        fd = _find_file(root_fd, target)
+        syscalls.move_mount(mounted, fd)
+        os.close(fd)
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.ENOTDIR, errno.EROFS, errno.ELOOP, errno.EXDEV}:
+            raise
+
+
+def _find_file(root_fd: int, path: bytes) -> int:
+    try:
+        return syscalls.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT)
+    except FileNotFoundError:
         ensure_directory(root_fd, b"etc")
         flags = os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
         os.close(syscalls.openat2(root_fd, path, flags=flags, mode=0o644, resolve=_IN_ROOT))
-    except OSError as error:
-        if error.errno == errno.EROFS:
-            return False
-        return error.errno == errno.EACCES
-    return True
+        return syscalls.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT)

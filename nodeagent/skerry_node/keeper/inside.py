@@ -36,11 +36,11 @@ class StepFailed(Exception):
 def main(orders: socket.socket, seccomp_program: bytes) -> NoReturn:
     """Live as the first process of a sandbox: prepare, wait, become the program. Never returns."""
     try:
-        _settle(orders)
+        prepared = _settle(orders)
         launch, fds = _receive_launch(orders)
         status_fd = fds[-1]
         try:
-            _become(launch, fds, seccomp_program)
+            _become(launch, fds, prepared, seccomp_program)
         except StepFailed as failure:
             _report(status_fd, failure)
         except OSError as error:
@@ -50,8 +50,8 @@ def main(orders: socket.socket, seccomp_program: bytes) -> NoReturn:
     os._exit(127)
 
 
-def _settle(orders: socket.socket) -> None:
-    """Wait until the keeper has mapped our ids and moved our link in, then become root of the namespace and configure it."""
+def _settle(orders: socket.socket) -> inner_mounts.Prepared:
+    """Wait until the keeper has mapped our ids and moved our link in, then become root and prepare all that can be."""
     head = _read(orders, HEAD_BYTES)
     order = json.loads(_read(orders, int(head)))
     shell = wire.parse_shell(order)
@@ -62,6 +62,10 @@ def _settle(orders: socket.socket) -> None:
     os.setsid()
     if not order["host_network"]:
         link.configure_inside(shell.link)
+    confine.drop_bounding_set(confine.ADDABLE_MASK)
+    confine.set_rlimits()
+    _reset_signals()
+    return inner_mounts.prepare(host_network=order["host_network"])
 
 
 def _receive_launch(orders: socket.socket) -> tuple[wire.Launch, list[int]]:
@@ -83,11 +87,13 @@ def _read(orders: socket.socket, size: int) -> bytes:
     return bytes(body)
 
 
-def _become(launch: wire.Launch, fds: list[int], seccomp_program: bytes) -> NoReturn:
+def _become(
+    launch: wire.Launch, fds: list[int], prepared: inner_mounts.Prepared, seccomp_program: bytes
+) -> NoReturn:
     """Build the root, enter it, give up every right that is not granted, and run the program."""
     root_fd, stdout, stderr, status_fd = fds
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
-    _enter_root(launch, root_fd)
+    _enter_root(launch, prepared, root_fd)
     syscalls.sethostname(launch.hostname.encode("utf-8", "surrogateescape"))
     who = _resolve_user(launch.user)
     null = os.open("/dev/null", os.O_RDWR)
@@ -96,9 +102,7 @@ def _become(launch: wire.Launch, fds: list[int], seccomp_program: bytes) -> NoRe
     os.dup2(stderr, 2)
     os.dup2(status_fd, ORDER_FD, inheritable=False)
     confine.close_fds(ORDER_FD + 1)
-    confine.set_rlimits()
-    _reset_signals()
-    confine.drop_bounding_set(launch.capabilities)
+    confine.drop_from_addable(launch.capabilities)
     confine.set_identity(who.uid, who.gid, who.groups, keep=launch.capabilities)
     _enter_working_directory(launch.working_dir)
     confine.set_no_new_privs()
@@ -110,11 +114,11 @@ def _become(launch: wire.Launch, fds: list[int], seccomp_program: bytes) -> NoRe
     os._exit(127)
 
 
-def _enter_root(launch: wire.Launch, root_fd: int) -> None:
+def _enter_root(launch: wire.Launch, prepared: inner_mounts.Prepared, root_fd: int) -> None:
     target = os.open(tree.NEW_ROOT, os.O_PATH)
     syscalls.move_mount(root_fd, target)
     os.chdir(tree.NEW_ROOT)
-    inner_mounts.build(os.open(".", os.O_PATH), launch)
+    inner_mounts.attach(os.open(".", os.O_PATH), prepared, launch)
     syscalls.pivot_root(b".", b".")
     syscalls.umount(b".")
     os.chdir("/")

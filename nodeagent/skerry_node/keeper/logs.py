@@ -34,28 +34,24 @@ class Bounds:
 
 
 class Stream:
-    """One stream of one sandbox: the pipe's reading end, and the segment that is being written."""
+    """One stream of one sandbox: the pipe's reading end, and the segment that is being written. Files appear with the first byte."""
 
-    def __init__(self, name: str, *, pipe_fd: int, directory_fd: int, bounds: Bounds) -> None:
+    def __init__(self, name: str, *, pipe_fd: int, logs_fd: int, uid: str, bounds: Bounds) -> None:
         self.name = name
         self.pipe_fd = pipe_fd
-        self._directory_fd = directory_fd
+        self._logs_fd = logs_fd
+        self._uid = uid
         self._bounds = bounds
-        self._starts = sorted(
-            int(entry.rpartition(".")[2])
-            for entry in os.listdir(directory_fd)
-            if entry.startswith(name + ".") and entry.rpartition(".")[2].isdigit()
-        )
+        self._directory_fd = -1
+        self._starts: list[int] = []
         self._segment_fd = -1
         self._index_fd = -1
         self._size = 0
-        if self._starts:
-            self._open(self._starts[-1])
 
     def pump(self) -> bool | None:
         """Move one batch. True: bytes moved; False: nothing there now; None: the last writer is gone and the pipe is empty."""
-        if self._segment_fd < 0:
-            self._start_segment(0)
+        if self._segment_fd < 0 and not self._open_files():
+            return self._discard()
         try:
             moved = self._splice()
         except BlockingIOError:
@@ -77,6 +73,28 @@ class Stream:
         for fd in (self.pipe_fd, self._segment_fd, self._index_fd, self._directory_fd):
             if fd >= 0:
                 os.close(fd)
+
+    def _open_files(self) -> bool:
+        """Go on where an earlier start, or keeper, ended; False when the disk has no room for it."""
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self._uid, 0o700, dir_fd=self._logs_fd)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+            self._directory_fd = os.open(self._uid, flags, dir_fd=self._logs_fd)
+            self._starts = sorted(
+                int(entry.rpartition(".")[2])
+                for entry in os.listdir(self._directory_fd)
+                if entry.startswith(self.name + ".") and entry.rpartition(".")[2].isdigit()
+            )
+            if self._starts:
+                self._open(self._starts[-1])
+            else:
+                self._start_segment(0)
+        except OSError as error:
+            if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EIO}:
+                raise
+            return False
+        return True
 
     def _splice(self) -> int:
         return syscalls.splice(self.pipe_fd, self._segment_fd, offset=self._size, count=BATCH_BYTES)
@@ -148,15 +166,14 @@ def ensure_pipes(directory_fd: int) -> None:
 
 
 def open_streams(runtime_fd: int, logs_fd: int, uid: str, bounds: Bounds) -> tuple[Stream, ...]:
-    """The streams of *uid*: reading ends of its pipes, writing into its directory below *logs_fd*, made when it is missing."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(uid, 0o700, dir_fd=logs_fd)
-    streams = []
-    for name in STREAMS:
-        pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=runtime_fd)
-        directory = os.open(uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=logs_fd)
-        streams.append(Stream(name, pipe_fd=pipe, directory_fd=directory, bounds=bounds))
-    return tuple(streams)
+    """The streams of *uid*: reading ends of its pipes; they write into its directory below *logs_fd*."""
+    return tuple(
+        Stream(
+            name, pipe_fd=os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=runtime_fd), logs_fd=logs_fd, uid=uid,
+            bounds=bounds,
+        )
+        for name in STREAMS
+    )  # fmt: skip
 
 
 def open_writing_ends(runtime_fd: int, owner: int) -> list[int]:

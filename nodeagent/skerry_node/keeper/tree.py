@@ -15,8 +15,11 @@ DEVICES = {"null": (1, 3), "zero": (1, 5), "full": (1, 7), "random": (1, 8), "ur
 DEVICE_LINKS = {
     "ptmx": "pts/ptmx", "fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2",
 }  # fmt: skip
-NEW_ROOT, EMPTY, DEVICE_TREE, SCRATCH, STAGE, STAGE_INSIDE, LOOPS = (
-    b"/root", b"/empty", b"/dev", b"/scratch", b"/stage", b"/memory", b"/loops",
+NEW_ROOT, EMPTY, DEVICE_TREE, SCRATCH, STAGE, LOOPS = b"/root", b"/empty", b"/dev", b"/scratch", b"/stage", b"/loops"
+PROC_INSIDE, SYS_INSIDE, DEV_INSIDE, MEMORY_INSIDE = b"/in-proc", b"/in-sys", b"/in-dev", b"/in-memory"
+"""Where a child builds its own mounts, in its own copy of the tree."""
+_DIRECTORIES = (
+    NEW_ROOT, EMPTY, DEVICE_TREE, SCRATCH, STAGE, LOOPS, PROC_INSIDE, SYS_INSIDE, DEV_INSIDE, MEMORY_INSIDE, b"/proc", b"/sys", b"/old",
 )  # fmt: skip
 
 
@@ -29,7 +32,7 @@ def enter(build_dir: bytes, scratch_dir: bytes) -> None:
     syscalls.mount(b"none", b"/", None, flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     flags = syscalls.MS_NOSUID | syscalls.MS_NOEXEC
     syscalls.mount(b"skerry-keeper", build_dir, b"tmpfs", flags=flags, data=b"mode=0755,size=16m")
-    for name in (NEW_ROOT, EMPTY, DEVICE_TREE, SCRATCH, STAGE, STAGE_INSIDE, LOOPS, b"/proc", b"/sys", b"/old"):
+    for name in _DIRECTORIES:
         os.mkdir(build_dir + name, 0o755)
     os.chmod(build_dir + STAGE, 0o700)
     os.chmod(build_dir + LOOPS, 0o700)
