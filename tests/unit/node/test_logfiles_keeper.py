@@ -16,12 +16,13 @@ class Pump:
     def __init__(self, directory, *, segment_bytes, segments) -> None:
         self.writers = {}
         self._streams = []
+        parent, uid = os.path.split(directory)
+        self._logs_fd = os.open(parent, os.O_RDONLY | os.O_CLOEXEC)
         bounds = logs.Bounds(segment_bytes=segment_bytes, segments=segments)
         for name in logfiles.STREAMS:
             read_fd, self.writers[name] = os.pipe2(os.O_CLOEXEC)
             os.set_blocking(read_fd, False)
-            fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-            self._streams.append(logs.Stream(name, pipe_fd=read_fd, directory_fd=fd, bounds=bounds))
+            self._streams.append(logs.Stream(name, pipe_fd=read_fd, logs_fd=self._logs_fd, uid=uid, bounds=bounds))
         self.has_ended = threading.Event()
         self.thread = threading.Thread(target=self._run)
         self.thread.start()
@@ -35,6 +36,7 @@ class Pump:
                 self.has_ended.wait(0.001)
         for stream in self._streams:
             stream.close()
+        os.close(self._logs_fd)
         self.has_ended.set()
 
     def write(self, count):
