@@ -111,9 +111,7 @@ class ManifestSource:
         self._scan()
         return self._get(key).sandbox
 
-    async def set_desired_state(
-        self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None
-    ) -> Sandbox:
+    async def set_desired_state(self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None) -> Sandbox:
         """The object with spec.desiredState, and the grace period when given, written in its file.
 
         Raises NotFound, Unavailable.
@@ -128,7 +126,11 @@ class ManifestSource:
         name, position = self._where[found.record.key]
         self._directory.replace(name, documents.set_spec(self._directory.text(name), position=position, values=values))
         self._scan()
-        return self._get(found.record.key).sandbox
+        changed = self._get(found.record.key).sandbox
+        if changed.spec.desired_state is not state:
+            problem = self._problems.get((name, found.record.key))
+            raise errors.Unavailable(f"{name}: {problem.problem if problem else 'somebody else changed it just now'}")
+        return changed
 
     async def delete(self, sandbox: Sandbox) -> None:
         """Take the object out of its file; it stays with a deletion timestamp until its finalizer is removed."""
@@ -230,14 +232,7 @@ class ManifestSource:
         if old is not None and (old.record.deleted is not None or old.says(document.raw, name)):
             return None
         try:
-            new = objects.accept(
-                document,
-                old=old,
-                file=name,
-                node_name=self._node_name,
-                new_uid=self._new_uid,
-                now=self._now,
-            )
+            new = objects.accept(document, old=old, file=name, node_name=self._node_name, new_uid=self._new_uid, now=self._now)
         except api_errors.InvalidManifest as error:
             return str(error)
         if new is not None and self._is_taken(new):
@@ -268,17 +263,8 @@ class ManifestSource:
         return any(o.record.uid == new.record.uid and key != new.record.key for key, o in self._objects.items())
 
     def _remove_missing(self, problems: Mapping[tuple[str, documents.Key | None], sources.Invalid]) -> None:
-        """Mark what no file names any more, on the second look: an editor may be replacing the file just now.
-
-        A file with a document that nobody can identify keeps all of its objects.
-        """
-        unclear = {name for name, key in problems if key is None}
-        named = {key for _, key in problems}
-        missing = {
-            key
-            for key, found in self._objects.items()
-            if not (key in self._where or key in named or found.record.deleted or found.record.file in unclear)
-        }
+        """Mark what no file names any more, on the second look: an editor may be replacing the file just now."""
+        missing = objects.find_missing(self._objects, placed=self._where.keys(), problems=problems.keys())
         for key in missing & self._missing:
             with contextlib.suppress(errors.Unavailable):  # the next look tries again
                 self._keep(objects.mark_deleted(self._objects[key], now=self._now()))

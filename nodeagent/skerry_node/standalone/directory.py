@@ -95,9 +95,7 @@ class Directory:
         except FileNotFoundError:
             return None
         except OSError as error:
-            return _Seen(
-                (0, 0, 0), settled=False, content=(documents.Problem(None, f"cannot be read: {error.strerror}"),)
-            )
+            return _Seen((0, 0, 0), settled=False, content=(documents.Problem(None, f"cannot be read: {error.strerror}"),))
         return _Seen(signature, settled=old is not None and old.signature == signature, content=content)
 
 

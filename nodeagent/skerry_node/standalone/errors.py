@@ -15,13 +15,13 @@ class StandaloneError(AgentError):
     """The root of this room's errors."""
 
 
-class AlreadyExists(StandaloneError):  # noqa: N818 - the API's own word for it
+class AlreadyExists(StandaloneError):
     """The name is taken."""
 
 
-class NotFound(StandaloneError):  # noqa: N818 - the API's own word for it
+class NotFound(StandaloneError):
     """No such object."""
 
 
-class Unavailable(StandaloneError, SourceUnavailable):  # noqa: N818 - a state of the world, not a mistake
+class Unavailable(StandaloneError, SourceUnavailable):
     """The files cannot be reached; nothing was changed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,22 @@ def mark_deleted(found: Object, *, now: str) -> Object:
     """The object with a deletion timestamp."""
     record = dataclasses.replace(found.record, deleted=now)
     return dataclasses.replace(found, record=record, sandbox=_with_identity(found.sandbox, record))
+
+
+def find_missing(
+    known: Mapping[documents.Key, Object],
+    *,
+    placed: Set[documents.Key],
+    problems: Iterable[tuple[str, documents.Key | None]],
+) -> set[documents.Key]:
+    """The living objects that no file names; *problems* are by file, and by object where that is clear.
+
+    A file with a document that nobody can identify keeps all of its objects.
+    """
+    problems = tuple(problems)
+    unclear = {name for name, key in problems if key is None}
+    named = {key for _, key in problems} | placed
+    return {key for key, found in known.items() if key not in named and found.record.deleted is None and found.record.file not in unclear}
 
 
 def render(sandbox: api.Sandbox) -> dict[str, Any]:

@@ -229,6 +229,15 @@ async def test_what_may_not_change_is_refused_and_the_old_stays(world):
     assert agent.source.sandboxes()[0].spec.image == "busybox:latest"
 
 
+async def test_a_stop_that_cannot_take_effect_says_why(world):
+    """While the file holds what is not allowed, a change of it is not pretended to count."""
+    world.write("a.yaml", manifest())
+    agent, snapshot = await started(world)
+    world.write("a.yaml", manifest(image="other:latest"))
+    with pytest.raises(errors.Unavailable, match=r"spec\.image"):
+        await agent.source.set_desired_state(snapshot.sandboxes[0], state=api.DesiredState.STOPPED)
+
+
 async def test_two_files_with_one_name_are_one_object(world):
     """The first file counts, the second is reported."""
     world.write("a.yaml", manifest())
