@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,7 @@ def mark_deleted(found: Object, *, now: str) -> Object:
 def find_missing(
     known: Mapping[documents.Key, Object],
     *,
-    placed: Set[documents.Key],
+    placed: Collection[documents.Key],
     problems: Iterable[tuple[str, documents.Key | None]],
 ) -> set[documents.Key]:
     """The living objects that no file names; *problems* are by file, and by object where that is clear.
@@ -113,7 +113,7 @@ def find_missing(
     """
     problems = tuple(problems)
     unclear = {name for name, key in problems if key is None}
-    named = {key for _, key in problems} | placed
+    named = {key for _, key in problems} | set(placed)
     return {key for key, found in known.items() if key not in named and found.record.deleted is None and found.record.file not in unclear}
 
 
