@@ -74,8 +74,7 @@ def parse_node(raw: Mapping[str, Any]) -> SandboxNode:
         unschedulable=bool(spec.get("unschedulable", False)),
         labels=tuple(sorted((metadata.get("labels") or {}).items())),
         taints=tuple(
-            Taint(key=each.get("key", ""), value=each.get("value", ""), effect=each.get("effect", "NoSchedule"))
-            for each in spec.get("taints") or ()
+            Taint(key=each.get("key", ""), value=each.get("value", ""), effect=each.get("effect", "NoSchedule")) for each in spec.get("taints") or ()
         ),
         status=_parse_status(raw.get("status") or {}),
         uid=metadata.get("uid", ""),
@@ -94,9 +93,7 @@ def render_status(status: NodeStatus) -> dict[str, Any]:
         "versions": dict(status.versions),
         "features": list(status.features),
         "conditions": [conditions.render_condition(each) for each in status.conditions],
-        "images": [
-            {"reference": each.reference, "digest": each.digest, "sizeBytes": each.size_bytes} for each in status.images
-        ],
+        "images": [{"reference": each.reference, "digest": each.digest, "sizeBytes": each.size_bytes} for each in status.images],
     }
 
 
@@ -121,10 +118,7 @@ def _parse_status(raw: Mapping[str, Any]) -> NodeStatus:
         versions=tuple(sorted((raw.get("versions") or {}).items())),
         features=tuple(raw.get("features") or ()),
         conditions=tuple(conditions.parse_condition(each) for each in raw.get("conditions") or ()),
-        images=tuple(
-            NodeImage(reference=each["reference"], digest=each["digest"], size_bytes=each["sizeBytes"])
-            for each in raw.get("images") or ()
-        ),
+        images=tuple(NodeImage(reference=each["reference"], digest=each["digest"], size_bytes=each["sizeBytes"]) for each in raw.get("images") or ()),
     )
 
 

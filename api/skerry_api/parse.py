@@ -17,8 +17,25 @@ _USER = re.compile(r"[^:\s]{1,256}(:[^:\s]{1,256})?")
 _IMAGE = re.compile(r"[a-zA-Z0-9][-._/:@a-zA-Z0-9\[\]]{0,511}")
 _MAX_ID = 4_294_967_294
 _SPEC = frozenset(
-    """image command args env workingDir user hostname resources network security restartPolicy desiredState ttl
-    terminationGracePeriodSeconds nodeSelector tolerations nodeName""".split()
+    [
+        "image",
+        "command",
+        "args",
+        "env",
+        "workingDir",
+        "user",
+        "hostname",
+        "resources",
+        "network",
+        "security",
+        "restartPolicy",
+        "desiredState",
+        "ttl",
+        "terminationGracePeriodSeconds",
+        "nodeSelector",
+        "tolerations",
+        "nodeName",
+    ]
 )
 
 
@@ -204,9 +221,7 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
 
 def _parse_network(raw: Raw) -> sandbox.NetworkSpec:
     fields.refuse_unknown(raw, "spec.network", frozenset({"mode"}))
-    return sandbox.NetworkSpec(
-        mode=fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE)
-    )
+    return sandbox.NetworkSpec(mode=fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE))
 
 
 def _parse_security(raw: Raw) -> sandbox.SecuritySpec:

@@ -91,13 +91,11 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         ttl=_filled(activeSeconds=value.ttl.active_seconds, secondsAfterFinished=value.ttl.seconds_after_finished),
         terminationGracePeriodSeconds=value.termination_grace_period_seconds,
         nodeSelector=dict(value.node_selector),
-        tolerations=[
-            _filled(key=each.key, operator=each.operator, value=each.value, effect=each.effect) for each in value.tolerations
-        ],
+        tolerations=[_filled(key=each.key, operator=each.operator, value=each.value, effect=each.effect) for each in value.tolerations],
         nodeName=value.node_name,
     )
 
 
 def _filled(**values: Any) -> dict[str, Any]:
     """Only what says something; zero does."""
-    return {key: value for key, value in values.items() if value is not None and value != "" and value != [] and value != {}}
+    return {key: value for key, value in values.items() if value is not None and value not in ("", [], {})}

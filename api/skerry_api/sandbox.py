@@ -201,8 +201,7 @@ class Sandbox:
     status: SandboxStatus = SandboxStatus()
 
 
-from skerry_api.parse import parse_sandbox as parse_sandbox  # noqa: E402 - the values come first, what reads them after
-from skerry_api.parse import parse_status as parse_status  # noqa: E402
-from skerry_api.render import render_sandbox as render_sandbox  # noqa: E402
-from skerry_api.render import render_status as render_status  # noqa: E402
+from skerry_api.parse import parse_sandbox, parse_status  # noqa: E402 - the values come first, what reads them after
+from skerry_api.render import render_sandbox, render_status  # noqa: E402
 
+__all__ = ["parse_sandbox", "parse_status", "render_sandbox", "render_status"]

@@ -16,11 +16,11 @@ class SkerryError(Exception):
         self.hint = hint
 
 
-class AgentUnavailable(SkerryError):  # noqa: N818 - a state of the world, not a mistake
+class AgentUnavailable(SkerryError):
     """Nobody answers on the agent's socket."""
 
 
-class Refused(SkerryError):  # noqa: N818 - an answer, not a fault
+class Refused(SkerryError):
     """The agent answered, and the answer is no."""
 
     def __init__(self, message: str, *, status: int, reason: str, field: str = "") -> None:

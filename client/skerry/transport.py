@@ -91,9 +91,7 @@ class Transport:
             sock.connect(self.path)
         except PermissionError:
             sock.close()
-            raise AgentUnavailable(
-                f"no permission to open {self.path}", hint="run this as root, as with sudo"
-            ) from None
+            raise AgentUnavailable(f"no permission to open {self.path}", hint="run this as root, as with sudo") from None
         except OSError as error:
             sock.close()
             raise AgentUnavailable(
@@ -106,8 +104,6 @@ class Transport:
 def _refusal(status: int, data: bytes) -> Refused:
     try:
         body = json.loads(data)
-        return Refused(
-            str(body["message"]), status=status, reason=str(body["reason"]), field=str(body.get("field") or "")
-        )
+        return Refused(str(body["message"]), status=status, reason=str(body["reason"]), field=str(body.get("field") or ""))
     except (ValueError, KeyError, TypeError):
         return Refused(f"the agent answered with HTTP status {status}", status=status, reason="Unknown")

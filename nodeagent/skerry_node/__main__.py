@@ -30,9 +30,7 @@ _EPILOG = """examples:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run what the command line says; exit 1 with a sentence when the machine cannot do it."""
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = read_settings(arguments)
     try:
         if arguments.command == "purge":

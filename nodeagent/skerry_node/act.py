@@ -12,13 +12,13 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_api.sandbox import NetworkMode, Sandbox, TerminationReason
 from skerry_node import launching, lives, observe, plan, report
 from skerry_node.cgroup import stats
 from skerry_node.image.store import Image
 from skerry_node.keeper import client, records
 from skerry_node.kernel import syscalls
-from skerry_node.model import Life, Observed
+from skerry_node.model import Life, Observed, Stopping
 from skerry_node.rootfs import scratch
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
@@ -121,7 +121,7 @@ async def _start_process(hands: Hands, case: Case, _: plan.Step) -> None:
 async def _begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
     assert isinstance(step, plan.BeginStop)
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    life = dataclasses.replace(case.observed.life, stopping=lives.Stopping(reason=step.reason.value, since_seconds=now))
+    life = dataclasses.replace(case.observed.life, stopping=Stopping(reason=step.reason.value, since_seconds=now))
     _write_life(hands, case, life)
     number = case.image.config.stop_signal if case.image is not None else signal.SIGTERM
     await hands.keeper.signal(case.uid, number)
@@ -164,7 +164,7 @@ async def _record_end(hands: Hands, case: Case, _: plan.Step) -> None:
         finished_ns=end.finished_ns,
         limit_bytes=limits.memory_bytes if limits is not None else None,
     )
-    stopped = life.stopping is not None and life.stopping.reason == plan.TerminationReason.STOPPED
+    stopped = life.stopping is not None and life.stopping.reason == TerminationReason.STOPPED
     ended = dataclasses.replace(
         life, attempt=life.attempt + 1, termination=termination, stopping=None, is_at_rest=stopped, finished_seconds=now,
     )  # fmt: skip

@@ -47,9 +47,7 @@ class Agent:
             groups=groups,
             leases=make_leases(settings),
         )
-        keeper = client.Client(
-            keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost
-        )
+        keeper = client.Client(keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost)
         self.hands = act.Hands(settings=settings, view=view, keeper=keeper, source=source, bridge_index=index)
         self.meters = metrics.Meters(self.read_usage, count_shells=lambda: len(self.hands.shells))
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
@@ -57,9 +55,7 @@ class Agent:
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
         scratch.sweep_trash(self.settings.scratch_dir)
-        door = await server.start(
-            backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render
-        )
+        door = await server.start(backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render)
         scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
         _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)
         try:
@@ -130,7 +126,9 @@ async def purge(settings: Settings, *, images: bool) -> None:
     for uid in groups.list():
         groups.open(uid).kill()
     keeper = client.Client(
-        client.KeeperSettings(settings.keeper_socket, "", "", "", "", "", (), 0, 0), on_exit=lambda _: None, on_lost=lambda: None
+        client.KeeperSettings(settings.keeper_socket, "", "", "", "", "", (), 0, 0),
+        on_exit=lambda _: None,
+        on_lost=lambda: None,
     )
     if await keeper.connect_only():
         with contextlib.suppress(client.KeeperLost):
@@ -160,5 +158,3 @@ async def _wait_for_cgroups(groups: group.Parent) -> None:
 
 def _open(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-

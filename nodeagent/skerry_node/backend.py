@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
@@ -89,9 +89,7 @@ class Backend:
         """A new sandbox from a manifest."""
         return await self._manifests().create(raw)
 
-    async def set_desired_state(
-        self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None
-    ) -> Sandbox:
+    async def set_desired_state(self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None) -> Sandbox:
         """Write spec.desiredState."""
         return await self._manifests().set_desired_state(sandbox, state=state, grace_seconds=grace_seconds)
 
@@ -141,7 +139,7 @@ class Backend:
             raise Refused(_IN_CLUSTER, status=405, reason="MethodNotAllowed")
         return self._agent.source
 
-    def _events(self, sandbox: Sandbox) -> list[Any]:
+    def _events(self, sandbox: Sandbox) -> Sequence[Any]:
         if not isinstance(self._agent.source, ManifestSource):
             return []
         return [dataclasses.asdict(event) for event in self._agent.source.events(sandbox)]

@@ -207,9 +207,7 @@ def _offsets_of_tail(directory: str, offsets: Mapping[str, int], tail: int) -> d
     readers = [_Reader(directory, stream, offset=offset) for stream, offset in starts.items()]
     try:
         _limit(readers)
-        kept = deque(
-            ((line.stream, line.offset) for line in _merge(readers, is_final=True) if line.starts), maxlen=tail
-        )
+        kept = deque(((line.stream, line.offset) for line in _merge(readers, is_final=True) if line.starts), maxlen=tail)
         ends = {reader.stream: reader.offset for reader in readers}
         return {stream: min((o for s, o in kept if s == stream), default=ends[stream]) for stream in offsets}
     finally:

@@ -129,7 +129,7 @@ class Loop:
             try:
                 await self.ensure_keeper()
             except (client.KeeperLost, OSError) as error:
-                _LOG.error("keeper does not start problem=%s", error)  # noqa: TRY400 - one line is enough
+                _LOG.error("keeper does not start problem=%s", error)
                 await asyncio.sleep(1.0)
                 self._keeper_lost.set()
                 continue
@@ -143,17 +143,15 @@ class Loop:
                 timer.cancel()
             try:
                 await self._reconcile(uid)
-            except Exception:
-                _LOG.exception("reconcile failed uid=%s", uid)  # the one broad catch: a bug in one is no harm to others
+            except Exception:  # noqa: BLE001 - the one broad catch: a bug in one is no harm to others
+                _LOG.exception("reconcile failed uid=%s", uid)
                 self._poke_later(uid, seconds=5.0)
 
     async def _reconcile(self, uid: str) -> None:
         sandbox = self.wanted.get(uid)
         before = self.outcomes.get(uid)
         began = time.monotonic()
-        outcome = await reconcile.reconcile(
-            self.hands, self.store, uid, sandbox=sandbox, failures=before.failures if before is not None else 0
-        )
+        outcome = await reconcile.reconcile(self.hands, self.store, uid, sandbox=sandbox, failures=before.failures if before is not None else 0)
         self._meters.reconciled(outcome, seconds=time.monotonic() - began)
         if outcome.deadline_seconds is not None:
             self._poke_later(uid, seconds=outcome.deadline_seconds - outcome.observed.now_seconds)

@@ -40,9 +40,7 @@ class Meters:
             "skerry_start_seconds", "Time from seeing a sandbox to its program running.", ("launch_type",),
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self._reconciles = Histogram(
-            "skerry_reconcile_seconds", "Time of one reconcile.", buckets=_SECONDS, registry=self.registry
-        )
+        self._reconciles = Histogram("skerry_reconcile_seconds", "Time of one reconcile.", buckets=_SECONDS, registry=self.registry)
         self._steps = Counter("skerry_plan_steps", "Steps performed.", ("step", "result"), registry=self.registry)
         self._orphans = Counter("skerry_orphans_found", "Sandboxes found that nobody wants.", registry=self.registry)
         self._keepers = Counter("skerry_keeper_starts", "Keepers started by this agent.", registry=self.registry)

@@ -91,9 +91,7 @@ def read_process_state(pid: int, signal_number: int) -> ProcessState | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     mask = int(lines[b"SigCgt"], 16) | int(lines[b"SigBlk"], 16)
-    return ProcessState(
-        is_alive=lines[b"State"].split()[0] not in {b"Z", b"X"}, handles_signal=bool(mask >> (signal_number - 1) & 1)
-    )
+    return ProcessState(is_alive=lines[b"State"].split()[0] not in {b"Z", b"X"}, handles_signal=bool(mask >> (signal_number - 1) & 1))
 
 
 def _exists(directory_fd: int, name: str) -> bool:

@@ -23,7 +23,7 @@ class Watch:
         confirmed = {uid for uid in missing if uid in self._held}
         fresh = set(missing) - confirmed
         if len(fresh) > SUSPICIOUS_COUNT and len(fresh) > SUSPICIOUS_SHARE * known:
-            self._held = {**{uid: now for uid in fresh}}
+            self._held = {**dict.fromkeys(fresh, now)}
             return frozenset(fresh)
         self._held = {}
         return frozenset()

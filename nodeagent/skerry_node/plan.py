@@ -217,9 +217,7 @@ def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
 
 
 def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
-    """Nothing runs and nothing shall start now: free what only a process needs; files, the slot that owns them, output and
-    the record of the end stay.
-    """
+    """Nothing runs and nothing shall start now: free what only a process needs. Files, their slot, output and the last end stay."""
     uid, life = observed.uid, observed.life
     steps: list[Step] = []
     if observed.has_cgroup:
@@ -229,9 +227,9 @@ def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     elif not desired.wants_process and not life.is_at_rest:
         steps.append(MarkAtRest(uid))
     expires = desired.seconds_after_finished
-    if expires is not None and life.termination is not None and not wants_start(desired, observed):
-        if observed.now_seconds >= life.finished_seconds + expires:
-            steps.append(ExpireObject(uid))
+    is_finished = life.termination is not None and not wants_start(desired, observed)
+    if expires is not None and is_finished and observed.now_seconds >= life.finished_seconds + expires:
+        steps.append(ExpireObject(uid))
     return tuple(steps)
 
 

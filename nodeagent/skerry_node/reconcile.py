@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
-from skerry_node import act, lives, model, observe, plan, report
+from skerry_node import act, errors, lives, model, observe, plan, report
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Life, Observed, Problem
@@ -76,13 +76,13 @@ def _look(hands: act.Hands, uid: str, image: Image | None) -> Observed:
     return observe.observe(hands.view, uid, has_image=image is not None, stop_signal=number)
 
 
-async def _perform(
-    hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int
-) -> Problem | None:
+async def _perform(hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int) -> Problem | None:
     for step in steps:
         done.append(step)
         try:
             await act.perform(hands, case, step)
+        except errors.SourceUnavailable as error:
+            return Problem(reason="SourceUnavailable", message=str(error), retry_at_seconds=_retry(failures))
         except client.KeeperLost as error:
             return Problem(reason="KeeperLost", message=str(error), retry_at_seconds=_now() + 0.1)
         except client.Refused as error:
@@ -95,9 +95,7 @@ async def _perform(
     return None
 
 
-def _fail_start(
-    hands: act.Hands, case: act.Case, *, reason: str, message: str, field: str, failures: int
-) -> Problem:
+def _fail_start(hands: act.Hands, case: act.Case, *, reason: str, message: str, field: str, failures: int) -> Problem:
     """A start came to nothing: what the manifest is at fault for is an end; our own trouble is tried again later."""
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     now, policy = _now(), case.sandbox.spec.restart_policy if case.sandbox is not None else RestartPolicy.NEVER
@@ -130,7 +128,13 @@ def _is_start(done: list[plan.Step]) -> bool:
 
 
 def _report(
-    hands: act.Hands, sandbox: Sandbox, desired: model.Desired, observed: Observed, *, image: Image | None, problem: Problem | None
+    hands: act.Hands,
+    sandbox: Sandbox,
+    desired: model.Desired,
+    observed: Observed,
+    *,
+    image: Image | None,
+    problem: Problem | None,
 ) -> SandboxStatus:
     address = None
     if observed.slot is not None and sandbox.spec.network.mode == "Bridge":

@@ -8,7 +8,15 @@ import signal
 from dataclasses import dataclass
 
 from skerry_api.conditions import Condition, merge_conditions
-from skerry_api.sandbox import DesiredState, Phase, RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
+from skerry_api.sandbox import (
+    DesiredState,
+    Phase,
+    RestartPolicy,
+    Sandbox,
+    SandboxStatus,
+    Termination,
+    TerminationReason,
+)
 from skerry_node import plan
 from skerry_node.model import Desired, Life, Observed, Problem, Running
 
@@ -67,15 +75,18 @@ def render_time(nanoseconds: int) -> str:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def status(
-    sandbox: Sandbox, desired: Desired, observed: Observed, *, problem: Problem | None, facts: Facts, now: str
-) -> SandboxStatus:
+def status(sandbox: Sandbox, desired: Desired, observed: Observed, *, problem: Problem | None, facts: Facts, now: str) -> SandboxStatus:
     """The whole status of *sandbox*. Times of conditions that did not change are kept from the one it has."""
     old, life = sandbox.status, observed.life
     generation = sandbox.metadata.generation
     conditions = tuple(
         Condition(
-            type=kind, status=value, reason=reason, message=message, last_transition_time=now, observed_generation=generation
+            type=kind,
+            status=value,
+            reason=reason,
+            message=message,
+            last_transition_time=now,
+            observed_generation=generation,
         )
         for kind, value, reason, message in _conditions(sandbox, desired, observed, problem)
     )
@@ -94,9 +105,7 @@ def status(
     )
 
 
-def _reason(
-    status: int | None, exit_code: int | None, life: Life, counted: Counted, limit_bytes: int | None
-) -> tuple[TerminationReason, str]:
+def _reason(status: int | None, exit_code: int | None, life: Life, counted: Counted, limit_bytes: int | None) -> tuple[TerminationReason, str]:
     if life.stopping is not None:
         reason = TerminationReason(life.stopping.reason)
         return reason, {TerminationReason.EXPIRED: "ttl.activeSeconds is over"}.get(reason, "stopped on demand")
@@ -123,16 +132,19 @@ def _phase(sandbox: Sandbox, desired: Desired, observed: Observed, problem: Prob
     return Phase.CREATING
 
 
-def _conditions(
-    sandbox: Sandbox, desired: Desired, observed: Observed, problem: Problem | None
-) -> tuple[tuple[str, str, str, str], ...]:
+def _conditions(sandbox: Sandbox, desired: Desired, observed: Observed, problem: Problem | None) -> tuple[tuple[str, str, str, str], ...]:
     is_running = isinstance(observed.process, Running)
     made = _TRUE if is_running else _FALSE
     idle = _idle_reason(sandbox, desired, observed)
     failed = problem.condition if problem is not None and not is_running else ""
     rows = [
         ("Scheduled", _TRUE, "Bound", ""),
-        ("ImageReady", _TRUE if observed.has_image else _FALSE, "Present" if observed.has_image else "ImageNotFound", ""),
+        (
+            "ImageReady",
+            _TRUE if observed.has_image else _FALSE,
+            "Present" if observed.has_image else "ImageNotFound",
+            "",
+        ),
         ("RootfsReady", made, "Mounted" if is_running else idle[0], ""),
         ("NetworkReady", made, "Configured" if is_running else idle[0], ""),
         ("Ready", made, "Running" if is_running else idle[0], "" if is_running else idle[1]),

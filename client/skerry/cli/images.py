@@ -17,9 +17,7 @@ app = typer.Typer(help="Images on this node.", no_args_is_help=True, rich_markup
 @app.command("import", epilog=examples.render("image import"))
 def import_(
     path: Annotated[str, typer.Argument(metavar="PATH", help="An OCI layout: a directory or a tar.")],
-    reference: Annotated[
-        str | None, typer.Argument(metavar="[REFERENCE]", help="Its name here; default: the one in the layout.")
-    ] = None,
+    reference: Annotated[str | None, typer.Argument(metavar="[REFERENCE]", help="Its name here; default: the one in the layout.")] = None,
     socket: options.Socket = None,
 ) -> None:
     """Import an OCI layout into the node's store; every digest is verified."""
@@ -34,9 +32,7 @@ def import_(
 @app.command("ls", epilog=examples.render("image ls"))
 def ls(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only references.")] = False,
-    form: Annotated[
-        output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)
-    ] = output.Format.TABLE,
+    form: Annotated[output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
     """List the images in the node's store."""

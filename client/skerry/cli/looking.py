@@ -20,9 +20,7 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 def ps(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Show those that have ended, too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only names.")] = False,
-    form: Annotated[
-        output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)
-    ] = output.Format.TABLE,
+    form: Annotated[output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)] = output.Format.TABLE,
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
@@ -47,9 +45,7 @@ def logs(
     name: options.Name,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
     tail: Annotated[str, typer.Option("--tail", metavar="LINES", help="The last so many lines, or all.")] = "all",
-    since: Annotated[
-        str | None, typer.Option("--since", metavar="TIME", help="From then on: 10m, 2h, 2026-01-31T12:00:00Z.")
-    ] = None,
+    since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on: 10m, 2h, 2026-01-31T12:00:00Z.")] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Begin lines with their time.")] = False,
     stream: Annotated[str, typer.Option("--stream", help="stdout, stderr or both.")] = "both",
     namespace: options.Namespace = None,
@@ -95,9 +91,7 @@ def inspect(
 
 
 def info(
-    form: Annotated[
-        output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)
-    ] = output.Format.TABLE,
+    form: Annotated[output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
     """Print what the agent says about itself and its machine."""
@@ -111,9 +105,7 @@ def info(
 
 
 def version(
-    form: Annotated[
-        output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)
-    ] = output.Format.TABLE,
+    form: Annotated[output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
     """Print the versions of this command and of the agent."""
@@ -195,9 +187,7 @@ def _has_ended(sandbox: Sandbox) -> bool:
 
 def _short_name(sandbox: Sandbox, namespace: str | None) -> str:
     own = sandbox.metadata.namespace
-    return (
-        sandbox.metadata.name if own == (namespace or options.DEFAULT_NAMESPACE) else f"{own}/{sandbox.metadata.name}"
-    )
+    return sandbox.metadata.name if own == (namespace or options.DEFAULT_NAMESPACE) else f"{own}/{sandbox.metadata.name}"
 
 
 def _flat(value: object) -> str:

@@ -29,9 +29,7 @@ _PATIENCE_SECONDS = 2.0
 
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, as in `skerry image ls`.")],
-    arguments: Annotated[
-        list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")
-    ] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the name and leave it running.")] = False,
     rm: Annotated[bool, typer.Option("--rm", help="Remove the sandbox when it has ended.")] = False,
     env: Annotated[
@@ -39,13 +37,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Set a variable; without a value, pass it on."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", help="A name; made up when left out.")] = None,
-    memory: Annotated[
-        str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit: 64m, 1g, 256Mi.")
-    ] = None,
+    memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit: 64m, 1g, 256Mi.")] = None,
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
-    pids_limit: Annotated[
-        int | None, typer.Option("--pids-limit", min=1, help="Processes and threads at most.")
-    ] = None,
+    pids_limit: Annotated[int | None, typer.Option("--pids-limit", min=1, help="Processes and threads at most.")] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="MODE", help="bridge, none or host.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID]", help="Whom to run as.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
@@ -155,9 +149,7 @@ def _give_up(client: Client, name: str, problem: str) -> int:
     """A sandbox that never ran is of no use to anybody: remove it, so that the next try has the name."""
     with contextlib.suppress(SkerryError):
         client.delete(name)
-    output.print_error(
-        f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again"
-    )
+    output.print_error(f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again")
     return FAILED
 
 
@@ -176,9 +168,7 @@ def _await_start(client: Client, name: str) -> None:
                     return
                 problem = find_problem(found)
                 if problem not in {None, told}:
-                    output.print_error(
-                        f"{name} has not started yet: {problem}", hint="it is tried again; Ctrl-C ends it"
-                    )
+                    output.print_error(f"{name} has not started yet: {problem}", hint="it is tried again; Ctrl-C ends it")
                     told = problem
                 continue
         return

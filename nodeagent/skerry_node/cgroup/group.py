@@ -20,9 +20,7 @@ class Parent:
 
     def __init__(self, hierarchies: hierarchy.Hierarchies, parent: str) -> None:
         self.hierarchies = hierarchies
-        self._directories = {
-            name: os.path.join(root, parent.strip("/"), "sandboxes") for name, root in hierarchies.mounts
-        }
+        self._directories = {name: os.path.join(root, parent.strip("/"), "sandboxes") for name, root in hierarchies.mounts}
 
     @property
     def directories(self) -> tuple[str, ...]:

@@ -19,8 +19,8 @@ import tokenize
 import traceback
 from dataclasses import dataclass
 
-from skerry_node.kernel import syscalls
 from skerry_node.keeper import inside, link, logs, migration, rootfs, seccomp, spawn, supervise, tree
+from skerry_node.kernel import syscalls
 
 PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, traceback, inside)
 """What Python would otherwise import later, when there is no file left to import it from."""

@@ -14,8 +14,8 @@ import os
 import stat
 from dataclasses import dataclass
 
-from skerry_node.kernel import syscalls
 from skerry_node.keeper import tree, wire
+from skerry_node.kernel import syscalls
 
 MASKED = {
     "proc": ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi"),
@@ -52,14 +52,15 @@ def prepare(*, host_network: bool) -> Prepared:
     dev = _mount_dev()
     memory = _mount_on(tree.MEMORY_INSIDE, b"tmpfs", _NO_EXEC, size=str(SHM_BYTES).encode(), mode=b"0755")
     os.mkdir("shm", dir_fd=memory)
-    os.chmod("shm", 0o1777, dir_fd=memory)
+    os.chmod("shm", 0o1777, dir_fd=memory)  # noqa: S103 - what /dev/shm has everywhere
     shm = syscalls.open_tree(memory, b"shm")
     _attach(shm, dev, b"shm")
     os.close(shm)
-    files, clones = {}, {}
-    for name in ETC_FILES:
-        files[name] = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=memory)
-        clones[name] = syscalls.open_tree(memory, name)
+    files: dict[bytes, int] = {}
+    clones: dict[bytes, int] = {}
+    for file in ETC_FILES:
+        files[file] = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=memory)
+        clones[file] = syscalls.open_tree(memory, file)
     return Prepared(proc_fd=proc, sys_fd=sys, dev_fd=dev, file_fds=files, clone_fds=clones)
 
 

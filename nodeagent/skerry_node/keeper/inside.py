@@ -13,8 +13,8 @@ import signal
 import socket
 from typing import NoReturn
 
-from skerry_node.kernel import syscalls
 from skerry_node.keeper import confine, identity, inner_mounts, link, tree, wire
+from skerry_node.kernel import syscalls
 
 ORDER_FD, STATUS_FD = 3, 4
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -87,9 +87,7 @@ def _read(orders: socket.socket, size: int) -> bytes:
     return bytes(body)
 
 
-def _become(
-    launch: wire.Launch, fds: list[int], prepared: inner_mounts.Prepared, seccomp_program: bytes
-) -> NoReturn:
+def _become(launch: wire.Launch, fds: list[int], prepared: inner_mounts.Prepared, seccomp_program: bytes) -> NoReturn:
     """Build the root, enter it, give up every right that is not granted, and run the program."""
     root_fd, stdout, stderr, status_fd = fds
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)

@@ -13,7 +13,12 @@ from typing import Self
 
 from skerry_node.keeper import wire
 
-_HEADER, _IFINFO, _IFADDR, _RTMSG = struct.Struct("=IHHII"), struct.Struct("=BxHiII"), struct.Struct("=BBBBI"), struct.Struct("=BBBBBBBBI")
+_HEADER, _IFINFO, _IFADDR, _RTMSG = (
+    struct.Struct("=IHHII"),
+    struct.Struct("=BxHiII"),
+    struct.Struct("=BBBBI"),
+    struct.Struct("=BBBBBBBBI"),
+)
 _ATTRIBUTE = struct.Struct("=HH")
 _RTM_NEWLINK, _RTM_GETLINK, _RTM_NEWADDR, _RTM_NEWROUTE = 16, 18, 20, 24
 _REQUEST, _ACK, _EXCL, _CREATE = 0x1, 0x4, 0x200, 0x400
@@ -43,9 +48,7 @@ class Rtnl:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._socket.close()
 
-    def create_veth(
-        self, name: str, *, peer_netns_fd: int, master_index: int, mac: str, isolated: bool = True
-    ) -> None:
+    def create_veth(self, name: str, *, peer_netns_fd: int, master_index: int, mac: str, isolated: bool = True) -> None:
         """Make the pair *name* and eth0: the one here in the bridge *master_index* and up, the other in the given namespace.
 
         An isolated port talks to the bridge itself and to no other isolated port.
@@ -92,9 +95,7 @@ class Rtnl:
             body += _attribute(_IFA_LOCAL, address) + _attribute(_IFA_ADDRESS, address)
             messages.append((_RTM_NEWADDR, _CREATE | _EXCL, body))
             messages.append((_RTM_NEWLINK, 0, _IFINFO.pack(0, 0, index, _UP, _UP)))
-            route = _RTMSG.pack(
-                socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0
-            )
+            route = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
             route += _attribute(_RTA_GATEWAY, socket.inet_aton(link.gateway)) + _number(_RTA_OIF, index)
             messages.append((_RTM_NEWROUTE, _CREATE | _EXCL, route))
         self._ask(messages, "configure the network inside")

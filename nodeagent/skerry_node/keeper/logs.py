@@ -23,6 +23,8 @@ INDEX_RECORD = struct.Struct("<QQ")
 BATCH_BYTES = 1 << 16
 """The default capacity of a pipe: one batch empties it."""
 STREAMS = ("stdout", "stderr")
+MAX_RECORDS = 65_536
+"""A segment ends after this many batches too, so that a program that writes single bytes cannot make the index large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Stream:
         self._segment_fd = -1
         self._index_fd = -1
         self._size = 0
+        self._records = 0
 
     def pump(self) -> bool | None:
         """Move one batch. True: bytes moved; False: nothing there now; None: the last writer is gone and the pipe is empty."""
@@ -63,8 +66,9 @@ class Stream:
         if moved == 0:
             return None
         self._size += moved
+        self._records += 1
         os.write(self._index_fd, INDEX_RECORD.pack(self._starts[-1] + self._size, time.time_ns()))
-        if self._size >= self._bounds.segment_bytes:
+        if self._size >= self._bounds.segment_bytes or self._records >= MAX_RECORDS:
             self._start_segment(self._starts[-1] + self._size)
         return True
 
@@ -132,6 +136,7 @@ class Stream:
 
     def _start_segment(self, start: int) -> None:
         self._open(start)
+        self._records = 0
         self._starts.append(start)
         while len(self._starts) > self._bounds.segments:
             self._drop_oldest()

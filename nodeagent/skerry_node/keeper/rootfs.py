@@ -10,8 +10,8 @@ import errno
 import itertools
 import os
 
-from skerry_node.kernel import loop, syscalls
 from skerry_node.keeper import tree
+from skerry_node.kernel import loop, syscalls
 
 _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 _STATIC_OPTIONS = ((b"index", b"off"), (b"metacopy", b"off"), (b"xino", b"off"))

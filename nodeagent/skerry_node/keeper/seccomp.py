@@ -23,15 +23,81 @@ _NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENT_OFFSET = 0, 4, 16
 MAX_INSTRUCTIONS = 4096
 
 REFUSED = frozenset(
-    """
-    _sysctl acct add_key afs_syscall bpf clock_adjtime clock_settime create_module delete_module fanotify_init finit_module fsconfig
-    fsmount fsopen fspick get_kernel_syms get_mempolicy getpmsg init_module io_uring_enter io_uring_register io_uring_setup ioperm iopl
-    kcmp kexec_file_load kexec_load keyctl listmount lookup_dcookie lsm_get_self_attr lsm_list_modules lsm_set_self_attr mbind
-    migrate_pages mount mount_setattr move_mount move_pages nfsservctl open_by_handle_at open_tree perf_event_open pidfd_getfd
-    pivot_root process_madvise putpmsg query_module quotactl quotactl_fd reboot request_key security set_mempolicy
-    set_mempolicy_home_node setdomainname sethostname setns settimeofday statmount swapoff swapon sysfs syslog tuxcall umount umount2
-    unshare uselib userfaultfd ustat vhangup vserver
-    """.split()
+    [
+        "_sysctl",
+        "acct",
+        "add_key",
+        "afs_syscall",
+        "bpf",
+        "clock_adjtime",
+        "clock_settime",
+        "create_module",
+        "delete_module",
+        "fanotify_init",
+        "finit_module",
+        "fsconfig",
+        "fsmount",
+        "fsopen",
+        "fspick",
+        "get_kernel_syms",
+        "get_mempolicy",
+        "getpmsg",
+        "init_module",
+        "io_uring_enter",
+        "io_uring_register",
+        "io_uring_setup",
+        "ioperm",
+        "iopl",
+        "kcmp",
+        "kexec_file_load",
+        "kexec_load",
+        "keyctl",
+        "listmount",
+        "lookup_dcookie",
+        "lsm_get_self_attr",
+        "lsm_list_modules",
+        "lsm_set_self_attr",
+        "mbind",
+        "migrate_pages",
+        "mount",
+        "mount_setattr",
+        "move_mount",
+        "move_pages",
+        "nfsservctl",
+        "open_by_handle_at",
+        "open_tree",
+        "perf_event_open",
+        "pidfd_getfd",
+        "pivot_root",
+        "process_madvise",
+        "putpmsg",
+        "query_module",
+        "quotactl",
+        "quotactl_fd",
+        "reboot",
+        "request_key",
+        "security",
+        "set_mempolicy",
+        "set_mempolicy_home_node",
+        "setdomainname",
+        "sethostname",
+        "setns",
+        "settimeofday",
+        "statmount",
+        "swapoff",
+        "swapon",
+        "sysfs",
+        "syslog",
+        "tuxcall",
+        "umount",
+        "umount2",
+        "unshare",
+        "uselib",
+        "userfaultfd",
+        "ustat",
+        "vhangup",
+        "vserver",
+    ]
 )
 ABSENT = frozenset({"clone3"})
 """Answered ENOSYS, so that the C library falls back to clone(2), whose flags a filter can read."""
@@ -57,9 +123,7 @@ class Instruction:
 
 def build_filter(machine: str) -> bytes:
     """The program for *machine* (`uname -m`), as an array of struct sock_filter. Raises KeyError for a machine that is not supported."""
-    return b"".join(
-        struct.pack("=HBBI", each.code, each.if_true, each.if_false, each.operand) for each in instructions(machine)
-    )
+    return b"".join(struct.pack("=HBBI", each.code, each.if_true, each.if_false, each.operand) for each in instructions(machine))
 
 
 def instructions(machine: str) -> list[Instruction]:

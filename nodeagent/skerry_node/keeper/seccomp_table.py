@@ -100,7 +100,6 @@ lsm_set_self_attr=460 lsm_list_modules=461 mseal=462 setxattrat=463 getxattrat=4
 """
 
 
-
 def _parse(text: str) -> dict[str, int]:
     return {name: int(number) for name, _, number in (entry.partition("=") for entry in text.split())}
 

@@ -11,8 +11,8 @@ import os
 import socket
 from dataclasses import dataclass, field
 
-from skerry_node.kernel import syscalls
 from skerry_node.keeper import inside, link, logs, rootfs, wire
+from skerry_node.kernel import syscalls
 
 _NAMESPACES = (
     syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC
@@ -101,9 +101,7 @@ def launch(room: Room, parked: Parked, order: wire.Launch) -> Starting:
     try:
         _join_cgroups(room, order.uid, parked.pid)
         layer_fds = [room.layers.ensure(name) for name in order.layers]
-        opened.append(
-            rootfs.mount_overlay(layer_fds, uid=order.uid, userns_fd=parked.userns_fd, read_only=order.read_only)
-        )
+        opened.append(rootfs.mount_overlay(layer_fds, uid=order.uid, userns_fd=parked.userns_fd, read_only=order.read_only))
         directory = os.open(order.uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room.runtime_fd)
         opened.append(directory)
         logs.ensure_pipes(directory)
@@ -141,9 +139,7 @@ def _write_maps(proc_fd: int, id_base: int) -> None:
 def _give_link(room: Room, proc_fd: int, wanted: wire.Link) -> None:
     netns_fd = os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
     try:
-        room.rtnl.create_veth(
-            wanted.host_name, peer_netns_fd=netns_fd, master_index=wanted.bridge_index, mac=wanted.mac, isolated=True
-        )
+        room.rtnl.create_veth(wanted.host_name, peer_netns_fd=netns_fd, master_index=wanted.bridge_index, mac=wanted.mac, isolated=True)
     finally:
         os.close(netns_fd)
 

@@ -7,6 +7,7 @@ Both lie in the sandbox's runtime directory, which the agent makes and removes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import select
@@ -17,8 +18,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from skerry_node.kernel import syscalls
 from skerry_node.keeper import logs, records, spawn, wire
+from skerry_node.kernel import syscalls
 
 VERSION = 1
 _PEERCRED = struct.Struct("3i")
@@ -183,7 +184,7 @@ class Keeper:
     def _watch_child(self, child: Child) -> None:
         self._watch(child.pidfd, select.EPOLLIN, lambda _: self._on_death(child))
         for stream in child.streams:
-            self._watch(stream.pipe_fd, select.EPOLLIN, lambda mask, stream=stream: self._on_output(stream, mask))
+            self._watch(stream.pipe_fd, select.EPOLLIN, functools.partial(self._on_output, stream))
 
     def _on_output(self, stream: logs.Stream, mask: int) -> None:
         if stream.pump() is None or (mask & _HANG_UP and not mask & select.EPOLLIN):

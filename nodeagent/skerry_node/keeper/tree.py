@@ -54,8 +54,8 @@ def _fill_device_tree(directory: bytes) -> None:
         os.mknod(os.path.join(directory, name.encode()), stat.S_IFCHR | 0o666, os.makedev(major, minor))
     for name, target in DEVICE_LINKS.items():
         os.symlink(target, os.path.join(directory, name.encode()))
-    for name in (b"pts", b"shm", b"mqueue"):
-        os.mkdir(os.path.join(directory, name), 0o755)
+    for mount_point in (b"pts", b"shm", b"mqueue"):
+        os.mkdir(os.path.join(directory, mount_point), 0o755)
     os.umask(mask)
     remount = syscalls.MS_REMOUNT | syscalls.MS_BIND | syscalls.MS_NOSUID | syscalls.MS_NOEXEC | syscalls.MS_RDONLY
     syscalls.mount(b"none", directory, None, flags=remount)

@@ -136,9 +136,7 @@ def close_range(first: int, last: int = 0xFFFFFFFF) -> None:
 
 def prctl(option: int, argument: int = 0) -> int:
     """prctl(2) with one argument."""
-    return _check(
-        _libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl"
-    )
+    return _check(_libc.prctl(option, ctypes.c_ulong(argument), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)), "prctl")
 
 
 def sethostname(name: bytes) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from skerry_api.sandbox import DesiredState, Sandbox
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class Refused(Exception):
     """The request cannot be granted; *message* says why and what to do, *field* which part of the request is meant."""
 
     def __init__(self, message: str, *, status: int = 422, reason: str = "Invalid", field: str = "") -> None:
@@ -67,9 +67,7 @@ class Backend(Protocol):
         """A new sandbox from a manifest (standalone only)."""
         ...
 
-    async def set_desired_state(
-        self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None
-    ) -> Sandbox:
+    async def set_desired_state(self, sandbox: Sandbox, *, state: DesiredState, grace_seconds: int | None = None) -> Sandbox:
         """Write spec.desiredState, and the grace period when given (standalone only)."""
         ...
 

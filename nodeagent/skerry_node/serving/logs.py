@@ -47,9 +47,7 @@ def parse_options(query: Mapping[str, str]) -> Options:
     )
 
 
-async def respond(
-    request: web.Request, *, options: Options, directory: str, has_ended: Callable[[], bool]
-) -> web.StreamResponse:
+async def respond(request: web.Request, *, options: Options, directory: str, has_ended: Callable[[], bool]) -> web.StreamResponse:
     """Send what *options* ask for; while following, until *has_ended* and all is sent, or the client goes."""
     response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
     response.enable_chunked_encoding()

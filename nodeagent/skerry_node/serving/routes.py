@@ -87,9 +87,7 @@ class _Routes:
     async def info(self, _: web.Request) -> web.Response:
         info = self._backend.info()
         mode = "standalone" if info.is_standalone else "cluster"
-        return web.json_response(
-            {"version": info.version, "nodeName": info.node_name, "mode": mode, "details": info.details}
-        )
+        return web.json_response({"version": info.version, "nodeName": info.node_name, "mode": mode, "details": info.details})
 
     async def list_sandboxes(self, request: web.Request) -> web.Response:
         namespace = request.query.get("namespace")
@@ -109,9 +107,7 @@ class _Routes:
         """Body: {"desiredState": Running | Stopped, "terminationGracePeriodSeconds": optional}."""
         sandbox = self._find(request)
         name = sandbox.metadata.name
-        self._check_is_standalone(
-            f'kubectl patch sandbox {name} --type=merge -p \'{{"spec":{{"desiredState":"Stopped"}}}}\''
-        )
+        self._check_is_standalone(f'kubectl patch sandbox {name} --type=merge -p \'{{"spec":{{"desiredState":"Stopped"}}}}\'')
         body = await _body(request)
         try:
             state = api.DesiredState(str(body.get("desiredState")))
@@ -205,9 +201,7 @@ class _Routes:
         end = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < end:
             found = self._backend.find(sandbox.metadata.namespace, sandbox.metadata.name)
-            if found is not None and (
-                found.metadata.uid != sandbox.metadata.uid or found.metadata.generation >= sandbox.metadata.generation
-            ):
+            if found is not None and (found.metadata.uid != sandbox.metadata.uid or found.metadata.generation >= sandbox.metadata.generation):
                 return
             await asyncio.sleep(_SETTLE_POLL_SECONDS)
 

@@ -100,9 +100,7 @@ def test_logs_options(skerry):
 
 def test_binary_output_is_not_touched(skerry):
     """Bytes in, bytes out."""
-    assert (
-        skerry("run", "--rm", "busybox:latest", "binary")[1].encode(errors="surrogateescape") == b"\x00\xff" * 100_000
-    )
+    assert skerry("run", "--rm", "busybox:latest", "binary")[1].encode(errors="surrogateescape") == b"\x00\xff" * 100_000
 
 
 def test_images(skerry, tmp_path):

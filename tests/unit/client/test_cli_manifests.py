@@ -41,9 +41,7 @@ ENVIRONMENT = {"HOME": "/root"}
         pytest.param({"is_read_only": True}, {"security": {"readOnlyRootFilesystem": True}}, id="read-only"),
         pytest.param({"user": "1:2", "workdir": "/w"}, {"user": "1:2", "workingDir": "/w"}, id="user, workdir"),
         pytest.param({"is_removed": True}, {"ttl": {"secondsAfterFinished": 600}}, id="rm, if the client dies"),
-        pytest.param(
-            {"is_removed": True, "is_detached": True}, {"ttl": {"secondsAfterFinished": 0}}, id="rm, detached"
-        ),
+        pytest.param({"is_removed": True, "is_detached": True}, {"ttl": {"secondsAfterFinished": 0}}, id="rm, detached"),
     ],
 )
 def test_options_become_the_spec(change, spec):

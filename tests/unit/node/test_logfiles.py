@@ -41,9 +41,7 @@ class Writer:
     def _rotate(self):
         open(self._segment(self.start), "ab").close()
         prefix = f"{self.stream}."
-        starts = sorted(
-            int(n[len(prefix) :]) for n in os.listdir(self.directory) if n.startswith(prefix) and n[-1].isdigit()
-        )
+        starts = sorted(int(n[len(prefix) :]) for n in os.listdir(self.directory) if n.startswith(prefix) and n[-1].isdigit())
         for start in starts[: -self.segments]:
             os.unlink(self._segment(start))
         oldest = starts[-self.segments :][0]

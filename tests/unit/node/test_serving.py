@@ -21,18 +21,14 @@ SECOND = 1_000_000_000
 
 
 def ready(status, reason, *, generation=1):
-    return Condition(
-        type="Ready", status=status, reason=reason, message="", last_transition_time="", observed_generation=generation
-    )
+    return Condition(type="Ready", status=status, reason=reason, message="", last_transition_time="", observed_generation=generation)
 
 
 def sandbox(name="hello", *, ready_status="True", reason="Running", termination=None, **spec: object):
     return api.Sandbox(
         metadata=api.Metadata(name=name, uid=f"uid-{name}", generation=1),
         spec=api.SandboxSpec(image="busybox:latest", **spec),
-        status=api.SandboxStatus(
-            observed_generation=1, conditions=(ready(ready_status, reason),), termination=termination
-        ),
+        status=api.SandboxStatus(observed_generation=1, conditions=(ready(ready_status, reason),), termination=termination),
     )
 
 
@@ -330,9 +326,7 @@ async def test_logs_come_as_they_are_or_marked(door):
     assert read == {
         "": b"one\nerr\ntwo\n",
         "stream=stderr": b"err\n",
-        "timestamps=1": b"".join(
-            b"1970-01-01T00:00:0%d.000000000Z %s\n" % (at, text) for at, text in ((1, b"one"), (2, b"err"), (3, b"two"))
-        ),
+        "timestamps=1": b"".join(b"1970-01-01T00:00:0%d.000000000Z %s\n" % (at, text) for at, text in ((1, b"one"), (2, b"err"), (3, b"two"))),
         "tail=2": b"err\ntwo\n",
         "since=3": b"two\n",
         "frames=1": b"\x01\0\0\0\0\0\0\x04one\n\x02\0\0\0\0\0\0\x04err\n\x01\0\0\0\0\0\0\x04two\n",
@@ -348,9 +342,7 @@ async def test_follow_ends_with_the_sandbox(door):
         write_log(door, b"two\n")
         assert await response.content.readany() == b"two\n"
         write_log(door, b"three")
-        door.backend.sandboxes["default", "hello"] = sandbox(
-            ready_status="False", reason="Completed", termination=ended()
-        )
+        door.backend.sandboxes["default", "hello"] = sandbox(ready_status="False", reason="Completed", termination=ended())
         assert await response.content.read() == b"three"
 
 

@@ -1,0 +1,61 @@
+# Skerry. `make demo` shows the main job; `make test` runs every test. Both do all of their own set-up on a Debian machine with Python and root.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PYTHONPATH := api:operator:nodeagent:client:.
+export PYTHONDONTWRITEBYTECODE := 1
+PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
+VM_PACKAGES := qemu-system-x86 debootstrap cpio
+
+.PHONY: help demo test test-vm check format cluster bench clean packages vm-packages
+
+help: ## What can be done here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@echo "setting up $(VENV) ..."
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+packages:
+	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+vm-packages:
+	@missing=$$(for p in $(VM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+demo: $(VENV)/.ready packages ## Run a sandbox on this machine and show what it is (root)
+	@$(BIN)/python -m tests.harness.demo
+
+test: $(VENV)/.ready packages check ## Every test: unit, kernel, API server (root)
+	@$(BIN)/python -m pytest tests/unit tests/kernel tests/apiserver tests/security
+
+test-vm: $(VENV)/.ready packages vm-packages ## The kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU
+	@$(BIN)/python -m tests.harness.vm
+
+check: $(VENV)/.ready ## Lint, types, imports, unit tests: seconds
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache 
+	@$(BIN)/python -m pytest -q tests/unit
+
+format: $(VENV)/.ready ## Format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+cluster: $(VENV)/.ready packages ## A control plane, the operator and one agent in the foreground
+	@$(BIN)/python -m tests.harness.cluster
+
+bench: $(VENV)/.ready packages ## Ours beside every peer that is installed
+	@$(BIN)/python -m bench
+
+clean: ## Remove what was made here
+	rm -rf $(VENV) .cache build dist bench/out .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
