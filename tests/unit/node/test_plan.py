@@ -1,0 +1,139 @@
+"""The plan: one good base state, a table of changes to it, and what each asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from skerry_api.sandbox import NetworkMode, RestartPolicy, Termination, TerminationReason
+from skerry_node import plan
+from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, Stopping
+
+UID = "6f1c0c5e-1111-4222-8333-444455556666"
+LIMITS = Limits(cpu_millicores=500, memory_bytes=64 << 20, pids=64)
+COMPLETED = Termination(reason=TerminationReason.COMPLETED, exit_code=0)
+FAILED = Termination(reason=TerminationReason.ERROR, exit_code=3)
+EXPIRED = Termination(reason=TerminationReason.EXPIRED, exit_code=143)
+
+
+def wanted(**changes: Any) -> Desired:
+    return dataclasses.replace(Desired(uid=UID, limits=LIMITS, network=NetworkMode.BRIDGE), **changes)
+
+
+def running(**changes: Any) -> Observed:
+    base = Observed(
+        uid=UID, now_seconds=1000.0, has_runtime=True, process=Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=True),
+        has_cgroup=True, limits=LIMITS, slot=5, has_writable=True,
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+def empty(**changes: Any) -> Observed:
+    return dataclasses.replace(Observed(uid=UID, now_seconds=1000.0), **changes)
+
+
+def resting(**changes: Any) -> Observed:
+    """Ended and put to rest: files and slot kept."""
+    base = empty(has_runtime=True, slot=5, has_writable=True, life=Life(attempt=1, termination=COMPLETED, finished_seconds=950.0))
+    return dataclasses.replace(base, **changes)
+
+
+def names(steps: tuple[plan.Step, ...]) -> list[str]:
+    return [type(step).__name__ for step in steps]
+
+
+START = ["EnsureRuntime", "AcquireLease", "EnsureCgroup", "EnsureWritable", "StartProcess"]
+UNDO = ["KillProcess", "RemoveCgroup", "RemoveWritable", "RemoveLogs", "ReleaseLease", "RemoveRuntime", "ReleaseObject"]
+deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
+
+
+@pytest.mark.parametrize(
+    ("desired", "observed", "expected"),
+    [
+        pytest.param(wanted(), running(), [], id="all is well: nothing to do"),
+        pytest.param(wanted(), empty(), START, id="nothing there yet"),
+        pytest.param(wanted(), empty(has_image=False), ["EnsureRuntime"], id="no image: no start"),
+        pytest.param(wanted(), running(limits=Limits(pids=1)), ["WriteLimits"], id="limits changed live"),
+        pytest.param(wanted(), running(process=None), ["EnsureWritable", "StartProcess"], id="the child never became the program"),
+        pytest.param(wanted(), running(process=Ended(0, is_known=False)), ["ResolveEnd"], id="ended, nobody knows how yet"),
+        pytest.param(wanted(), running(process=Ended(0, is_known=True, status=0)), ["RecordEnd", "KillProcess", "RemoveCgroup"], id="ended: noted"),
+        pytest.param(wanted(), resting(), [], id="completed, never restarted"),
+        pytest.param(wanted(restart_policy=RestartPolicy.ON_FAILURE), resting(), [], id="completed, restarted on failure only"),
+        pytest.param(
+            wanted(restart_policy=RestartPolicy.ALWAYS), resting(), ["EnsureCgroup", "EnsureWritable", "StartProcess"], id="restarted always"
+        ),
+        pytest.param(
+            wanted(restart_policy=RestartPolicy.ON_FAILURE),
+            resting(life=Life(attempt=1, termination=FAILED)),
+            ["EnsureCgroup", "EnsureWritable", "StartProcess"],
+            id="failed, restarted on failure",
+        ),
+        pytest.param(
+            wanted(restart_policy=RestartPolicy.ALWAYS),
+            resting(life=Life(attempt=1, termination=FAILED, not_before_seconds=1001.0)),
+            [],
+            id="held back",
+        ),
+        pytest.param(
+            wanted(restart_policy=RestartPolicy.ALWAYS), resting(life=Life(attempt=1, termination=EXPIRED)), [], id="an expired life is over"
+        ),
+        pytest.param(wanted(wants_process=False), running(), ["BeginStop"], id="stop on demand"),
+        pytest.param(wanted(wants_process=False), running(process=deaf), ["BeginStop", "KillProcess"], id="stop, and it would not hear"),
+        pytest.param(wanted(wants_process=False), running(life=Life(stopping=Stopping("Stopped", 995.0))), [], id="stopping, within its grace"),
+        pytest.param(wanted(wants_process=False), running(life=Life(stopping=Stopping("Stopped", 990.0))), ["KillProcess"], id="its grace is over"),
+        pytest.param(wanted(wants_process=False), resting(), ["MarkAtRest"], id="seen at rest"),
+        pytest.param(wanted(wants_process=False), resting(life=Life(attempt=1, is_at_rest=True, termination=COMPLETED)), [], id="at rest"),
+        pytest.param(
+            wanted(),
+            resting(life=Life(attempt=1, is_at_rest=True, termination=COMPLETED)),
+            ["EnsureCgroup", "EnsureWritable", "StartProcess"],
+            id="started again",
+        ),
+        pytest.param(wanted(active_seconds=101), running(), [], id="still has a second"),
+        pytest.param(wanted(active_seconds=100), running(), ["BeginStop"], id="its active time is over"),
+        pytest.param(wanted(seconds_after_finished=51), resting(), [], id="stays a second more"),
+        pytest.param(wanted(seconds_after_finished=50), resting(), ["ExpireObject"], id="was kept long enough"),
+        pytest.param(wanted(is_deleted=True), running(), ["BeginStop"], id="deleted while it runs"),
+        pytest.param(
+            wanted(is_deleted=True), running(process=Ended(0, is_known=True), has_logs=True), UNDO, id="deleted, ended: undone from leaf to root"
+        ),
+        pytest.param(wanted(is_deleted=True), empty(), ["ReleaseObject"], id="deleted, nothing here"),
+        pytest.param(None, running(), ["KillProcess"], id="an orphan is killed"),
+        pytest.param(None, running(process=None, has_logs=True), UNDO[:-1], id="an orphan's things go"),
+        pytest.param(None, empty(), [], id="an orphan that is gone"),
+    ],
+)
+def test_plan_repairs_only_what_differs(desired, observed, expected):
+    """Whatever is missing is made, whatever is too much goes, and what is right is left alone."""
+    assert names(plan.plan(desired, observed)) == expected
+
+
+@pytest.mark.parametrize(
+    ("desired", "observed", "expected"),
+    [
+        pytest.param(wanted(), running(), None, id="nothing to wait for"),
+        pytest.param(wanted(active_seconds=150), running(), 1050.0, id="active time"),
+        pytest.param(wanted(), running(life=Life(stopping=Stopping("Stopped", 995.0))), 1005.0, id="grace"),
+        pytest.param(wanted(seconds_after_finished=60), resting(), 1010.0, id="kept after its end"),
+        pytest.param(
+            wanted(restart_policy=RestartPolicy.ALWAYS),
+            resting(life=Life(attempt=1, termination=FAILED, not_before_seconds=1009.0)),
+            1009.0,
+            id="held back",
+        ),
+        pytest.param(None, empty(), None, id="nothing"),
+    ],
+)
+def test_time_alone_changes_the_plan_at_the_deadline(desired, observed, expected):
+    """The loop looks again exactly when time can have changed what is to do."""
+    assert plan.deadline(desired, observed) == expected
+
+
+@pytest.mark.parametrize(
+    ("restarts", "ran", "expected"), [(0, 1.0, 0.0), (1, 1.0, 10.0), (2, 1.0, 20.0), (6, 1.0, 300.0), (60, 1.0, 300.0), (6, 700.0, 0.0)]
+)
+def test_restarts_are_held_back_as_the_kubelet_does(restarts, ran, expected):
+    """At once, then 10 s doubled up to 5 min; a run of 10 min forgives."""
+    assert plan.backoff_seconds(restarts, ran_seconds=ran) == expected
