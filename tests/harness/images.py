@@ -59,9 +59,7 @@ def make_tar(files: Files) -> bytes:
 def write_layout(directory: str, tars: Sequence[bytes], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None) -> str:
     """An OCI layout of layers that are given as tars."""
     os.makedirs(os.path.join(directory, "blobs", "sha256"), exist_ok=True)
-    layers = [
-        {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **_put(directory, gzip.compress(tar, 1, mtime=0))} for tar in tars
-    ]
+    layers = [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **_put(directory, gzip.compress(tar, 1, mtime=0))} for tar in tars]
     machine = platform.machine()
     image = {
         "architecture": _ARCHITECTURES.get(machine, machine),
@@ -72,11 +70,17 @@ def write_layout(directory: str, tars: Sequence[bytes], *, name: str = REFERENCE
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **_put(directory, json.dumps(image).encode())},
+        "config": {
+            "mediaType": "application/vnd.oci.image.config.v1+json",
+            **_put(directory, json.dumps(image).encode()),
+        },
         "layers": layers,
     }
     described = {"mediaType": manifest["mediaType"], **_put(directory, json.dumps(manifest).encode())}
-    index = {"schemaVersion": 2, "manifests": [{**described, "annotations": {"org.opencontainers.image.ref.name": name}}]}
+    index = {
+        "schemaVersion": 2,
+        "manifests": [{**described, "annotations": {"org.opencontainers.image.ref.name": name}}],
+    }
     for path, body in (("index.json", index), ("oci-layout", {"imageLayoutVersion": "1.0.0"})):
         with open(os.path.join(directory, path), "w", encoding="utf-8") as file:
             json.dump(body, file)
@@ -96,3 +100,40 @@ def _with_parents(files: Files) -> set[str]:
         parts = path.split("/")
         found |= {"/".join(parts[:length]) for length in range(1, len(parts))}
     return found
+
+
+def member(
+    name: bytes, content: bytes = b"", *, kind: bytes = b"0", target: bytes = b"", size: int | None = None, mode: int = 0o644,
+    uid: int = 0, gid: int = 0, mtime: bytes = b"00000000001\0", device: tuple[int, int] = (0, 0), pax: Mapping[str, bytes] | None = None,
+    prefix: bytes = b"", magic: bytes = b"ustar\x0000",
+) -> bytes:  # fmt: skip
+    """One tar member exactly as given, however wrong; the checksum is right. Python's tarfile would correct it."""
+    before = b""
+    if pax:
+        body = b"".join(pax_record(key.encode(), value) for key, value in pax.items())
+        before = member(b"pax", body, kind=b"x")
+    length = len(content) if size is None else size
+    header = b"".join(
+        (
+            name[:100].ljust(100, b"\0"), b"%07o\0" % mode, _octal(uid, 8), _octal(gid, 8), _octal(length, 12), mtime, b" " * 8,
+            kind, target[:100].ljust(100, b"\0"), magic, bytes(64), b"%07o\0" % device[0], b"%07o\0" % device[1],
+            prefix.ljust(155, b"\0"), bytes(12),
+        )
+    )  # fmt: skip
+    header = header[:148] + b"%06o\0 " % sum(header) + header[156:]
+    return before + header + content + bytes(-len(content) % 512)
+
+
+def pax_record(key: bytes, value: bytes) -> bytes:
+    """One record of a pax header, with its own length in front."""
+    rest = len(key) + len(value) + 3
+    length = rest + len(str(rest))
+    length = rest + len(str(length))
+    return b"%d %s=%s\n" % (length, key, value)
+
+
+def _octal(number: int, width: int) -> bytes:
+    digits = b"%0*o" % (width - 1, number)
+    if number >= 0 and len(digits) < width:
+        return digits + b"\0"
+    return b"\x80" + number.to_bytes(width - 1, "big") if number >= 0 else number.to_bytes(width, "big", signed=True)

@@ -1,1 +1,1 @@
-"""Images: references, layouts, layers, the store. Nothing of an image ever becomes a path on the host; nothing here mounts."""
+"""Images: references, layouts, layers, the store. Nothing of an image becomes a path on the host; nothing here mounts."""

@@ -13,7 +13,9 @@ from typing import Any
 
 from skerry_node.image.errors import InvalidImageConfig
 
-_MAX_ENTRIES, _MAX_TEXT = 1024, 131_072
+_MAX_ENTRIES = 1024
+_MAX_TEXT_BYTES = 131_072
+"""execve's bound for one string, its NUL included (MAX_ARG_STRLEN)."""
 _USER = re.compile(r"[^:\s\x00]{0,256}(:[^:\s\x00]{0,256})?")
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}")
 
@@ -69,8 +71,12 @@ def _text(raw: Mapping[str, Any], key: str) -> str:
 
 
 def _checked(value: object, key: str) -> str:
-    if not isinstance(value, str) or len(value) > _MAX_TEXT or "\x00" in value:
-        raise InvalidImageConfig(f"{key} of the image config must be text of at most {_MAX_TEXT} characters without NUL")
+    try:
+        is_fine = isinstance(value, str) and len(value.encode()) < _MAX_TEXT_BYTES and "\x00" not in value
+    except UnicodeEncodeError:
+        is_fine = False
+    if not is_fine or not isinstance(value, str):
+        raise InvalidImageConfig(f"{key} of the image config must be text below {_MAX_TEXT_BYTES} bytes without NUL")
     return value
 
 
@@ -85,8 +91,10 @@ def _signal(text: str) -> int:
     if not text:
         return int(signal.SIGTERM)
     name = text.upper().removeprefix("SIG")
-    if name.isdigit() and len(name) <= 2 and 1 <= int(name) <= 64:
+    if re.fullmatch(r"[0-9]{1,2}", name) and 1 <= int(name) <= 64:
         return int(name)
+    if (offset := re.fullmatch(r"RTMIN\+([0-9]{1,2})", name)) and signal.SIGRTMIN + int(offset[1]) <= signal.SIGRTMAX:
+        return signal.SIGRTMIN + int(offset[1])
     try:
         return int(signal.Signals["SIG" + name])
     except KeyError:

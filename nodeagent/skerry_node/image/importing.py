@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from skerry_node.image import layer, tar
 from skerry_node.image import reference as references
 from skerry_node.image.config import ImageConfig, parse_config
-from skerry_node.image.errors import DamagedContent, InvalidLayer, InvalidLayout
+from skerry_node.image.errors import DamagedContent, InvalidLayer, InvalidLayout, InvalidReference
 from skerry_node.image.store import Image, Layer, Store, layer_name
 
 _MAX_JSON_BYTES = 4 << 20
@@ -39,17 +39,20 @@ def import_layout(store: Store, source: str, *, reference: str | None = None) ->
     """
     with _open(source) as blobs:
         index = _parse_json(blobs.read_file("index.json"), "index.json")
-        descriptor = _choose(blobs, index, depth=0)
+        descriptor = _choose(blobs, index, reference=reference, depth=0)
         named = reference or _annotation(index, descriptor)
         if named is None:
             raise InvalidLayout(f"{source} does not say what its image is called; give a reference, for example busybox:latest")
         wanted = str(references.parse(named))
         manifest = _parse_json(blobs.read_blob(descriptor), _digest(descriptor))
+        if "manifests" in manifest or manifest.get("mediaType", descriptor.get("mediaType")) != descriptor.get("mediaType"):
+            raise InvalidLayout(f"{_digest(descriptor)} is not of the media type that its descriptor says")  # CVE-2021-41190
         raw_config = _parse_json(blobs.read_blob(_object(manifest, "config")), "the image config")
         config = parse_config(raw_config)
-        layers = _convert(store, blobs, manifest, config)
-        image = Image(reference=wanted, digest=_digest(descriptor), config=config, layers=layers)
-        store.add(image)
+        with store.hold(config.diff_ids):
+            layers = _convert(store, blobs, manifest, config)
+            image = Image(reference=wanted, digest=_digest(descriptor), config=config, layers=layers)
+            store.add(image)
         return image
 
 
@@ -101,7 +104,8 @@ class _Tar(_Blobs):
         try:
             for entry in tar.Reader(file):
                 name = entry.path.decode("utf-8", "replace").removeprefix("./")
-                self._members[name] = (file.tell(), entry.size)
+                if not entry.is_sparse:
+                    self._members[name] = (file.tell(), entry.size)
         except InvalidLayer as error:
             raise InvalidLayout(f"not a tar of an OCI layout: {error}") from error
 
@@ -143,18 +147,26 @@ def _open(source: str) -> Iterator[_Blobs]:
         yield _Tar(file)
 
 
-def _choose(blobs: _Blobs, index: Mapping[str, Any], *, depth: int) -> Mapping[str, Any]:
+def _choose(blobs: _Blobs, index: Mapping[str, Any], *, reference: str | None, depth: int) -> Mapping[str, Any]:
     """The manifest for this machine: by platform where an index says one, nested indexes included."""
     found = [each for each in _list(index, "manifests") if _fits(each)]
     if not found or depth > _MAX_DEPTH:
         raise InvalidLayout(f"the layout has no image for {_platform()}")
-    if depth == 0 and len(found) > 1:
-        raise InvalidLayout("the layout has more than one image; give one with a single image")
-    chosen = found[0]
+    chosen = found[0] if depth or len(found) == 1 else _named(found, reference)
     if chosen.get("mediaType") not in _INDEXES:
         return chosen
-    nested = _choose(blobs, _parse_json(blobs.read_blob(chosen), _digest(chosen)), depth=depth + 1)
+    nested = _choose(blobs, _parse_json(blobs.read_blob(chosen), _digest(chosen)), reference=None, depth=depth + 1)
     return {**nested, "annotations": {**_annotations(nested), **_annotations(chosen)}}
+
+
+def _named(found: list[Mapping[str, Any]], reference: str | None) -> Mapping[str, Any]:
+    """Pick the one that *reference* names, of several."""
+    for each in found:
+        name = _annotation({"manifests": []}, each)
+        with contextlib.suppress(InvalidReference):
+            if name is not None and reference is not None and references.parse(name) == references.parse(reference):
+                return each
+    raise InvalidLayout(f"the layout has {len(found)} images; give the reference of one of them")
 
 
 def _fits(descriptor: Mapping[str, Any]) -> bool:
@@ -177,12 +189,12 @@ def _convert(store: Store, blobs: _Blobs, manifest: Mapping[str, Any], config: I
     for descriptor, diff_id in zip(descriptors, config.diff_ids, strict=True):
         size = store.has_layer(diff_id)
         if size is None:
-            digest = _digest(descriptor)
-            with blobs.open_file(_blob_name(digest)) as blob:
-                size = layer.convert(
-                    blob, digest=digest, size=int(descriptor.get("size", -1)), diff_id=diff_id,
-                    media_type=str(descriptor.get("mediaType", "")), directory_fd=store.layers_fd, name=layer_name(diff_id),
-                )  # fmt: skip
+            promise = layer.Promise(
+                digest=_digest(descriptor), size_bytes=_size(descriptor), diff_id=diff_id,
+                media_type=str(descriptor.get("mediaType", "")),
+            )  # fmt: skip
+            with blobs.open_file(_blob_name(promise.digest)) as blob:
+                size = layer.convert(blob, promise, directory_fd=store.layers_fd, name=layer_name(diff_id))
         layers.append(Layer(diff_id=diff_id, size_bytes=size, path=layer_name(diff_id)))
     return tuple(layers)
 
@@ -223,6 +235,13 @@ def _digest(descriptor: Mapping[str, Any]) -> str:
     return value
 
 
+def _size(descriptor: Mapping[str, Any]) -> int:
+    value = descriptor.get("size")
+    if not isinstance(value, int) or value < 0:
+        raise InvalidLayout(f"the size of {_digest(descriptor)} is no number")
+    return value
+
+
 def _blob_name(digest: str) -> str:
     return f"blobs/sha256/{digest.removeprefix('sha256:')}"
 
@@ -230,7 +249,7 @@ def _blob_name(digest: str) -> str:
 def _parse_json(content: bytes, what: str) -> Mapping[str, Any]:
     try:
         raw = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidLayout(f"{what} is not JSON") from error
     if not isinstance(raw, Mapping):
         raise InvalidLayout(f"{what} is no object")

@@ -12,7 +12,8 @@ _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _DOMAIN = r"(?:[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?(?:\.[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?)*|\[[a-fA-F0-9:]+\])(?::[0-9]+)?"
 _REFERENCE = re.compile(
     rf"(?P<name>(?:(?P<domain>{_DOMAIN})/)?(?P<path>{_COMPONENT}(?:/{_COMPONENT})*))"
-    r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[a-f0-9]{64}))?"
+    r"(?::(?P<tag>[\w][\w.-]{0,127}))?(?:@(?P<digest>sha256:[a-f0-9]{64}))?",
+    re.ASCII,
 )
 _DEFAULT_DOMAIN, _DEFAULT_NAMESPACE, _DEFAULT_TAG = "docker.io", "library", "latest"
 
@@ -40,7 +41,7 @@ def parse(text: str) -> Reference:
     domain, path = found["domain"], found["path"]
     if domain is not None and not (re.search(r"[.:\[]", domain) or domain == "localhost"):
         domain, path = None, f"{domain}/{path}"
-    if domain is None:
+    if domain is None or domain == "index.docker.io":
         domain = _DEFAULT_DOMAIN
     if domain == _DEFAULT_DOMAIN and "/" not in path:
         path = f"{_DEFAULT_NAMESPACE}/{path}"

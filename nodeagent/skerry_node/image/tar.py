@@ -1,4 +1,6 @@
-"""A streaming reader of tar: ustar, PAX and GNU long names. Every number and length is bounded; Python's tarfile is never used.
+"""A streaming reader of tar: ustar, PAX, GNU long names and sparse files.
+
+Every number and length is bounded; Python's tarfile is never used.
 
 Source: pax(1) of POSIX.1-2024; tar(5) of FreeBSD and GNU tar's manual for the rest.
 """
@@ -10,18 +12,29 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from skerry_node.image import sparse
 from skerry_node.image.errors import InvalidLayer
 
 BLOCK = 512
-MAX_ENTRIES = 4_000_000
+MAX_ENTRIES = 1_000_000
+"""Headers of any kind in one layer; the largest images known have about 300,000 files in a layer."""
+MAX_TOTAL_BYTES = 64 << 30
 MAX_PATH_BYTES = 4096
 MAX_EXTENSION_BYTES = 1 << 20
 MAX_XATTRS_BYTES = 48 << 10
 """An EROFS inode counts its xattr bytes in fours, in 16 bits; 48 KiB stays inside with room."""
 _XATTR_PREFIX = b"SCHILY.xattr."
 _REGULAR, _HARDLINK, _SYMLINK, _CHARACTER, _BLOCK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
-_KINDS = {_CHARACTER: stat.S_IFCHR, _BLOCK: stat.S_IFBLK, _DIRECTORY: stat.S_IFDIR, _FIFO: stat.S_IFIFO, _SYMLINK: stat.S_IFLNK}
-_SPARSE_KEYS = (b"GNU.sparse.major", b"GNU.sparse.map", b"GNU.sparse.numblocks")
+_KINDS = {
+    _CHARACTER: stat.S_IFCHR,
+    _BLOCK: stat.S_IFBLK,
+    _DIRECTORY: stat.S_IFDIR,
+    _FIFO: stat.S_IFIFO,
+    _SYMLINK: stat.S_IFLNK,
+}
+_TYPED_XATTRS = {stat.S_IFREG, stat.S_IFDIR}
+"""The kernel knows user.* on regular files and directories only (fs/xattr.c, xattr_permission)."""
+_MAX_SECONDS = (1 << 33) - 1
 
 
 class Stream(Protocol):
@@ -46,6 +59,7 @@ class Entry:
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     is_hardlink: bool = False
+    is_sparse: bool = False
 
 
 @dataclass(slots=True)
@@ -65,6 +79,8 @@ class Reader:
         self._left = 0
         self._padding = 0
         self._entries = 0
+        self._total_bytes = 0
+        self._sparse: sparse.Map | None = None
 
     def __iter__(self) -> Iterator[Entry]:
         extensions = _Extensions()
@@ -77,13 +93,27 @@ class Reader:
             extensions = _Extensions()
             self._skip_content()
 
-    def read_content(self) -> Iterator[bytes]:
-        """The current member's content, in pieces."""
-        while self._left:
-            piece = self._stream.read(min(self._left, 1 << 20))
+    def read_content(self) -> Iterator[bytes | int]:
+        """Give the current member's content in pieces; a number is a hole of so many bytes."""
+        if self._sparse is None:
+            yield from self._read(self._left)
+            return
+        position = 0
+        for offset, length in self._sparse.extents:
+            if offset > position:
+                yield offset - position
+            yield from self._read(length)
+            position = offset + length
+        if self._sparse.size_bytes > position:
+            yield self._sparse.size_bytes - position
+
+    def _read(self, length: int) -> Iterator[bytes]:
+        while length:
+            piece = self._stream.read(min(length, 1 << 20))
             if not piece:
                 raise InvalidLayer("the tar ends inside a file")
             self._left -= len(piece)
+            length -= len(piece)
             yield piece
 
     def _next_header(self) -> bytes | None:
@@ -100,37 +130,64 @@ class Reader:
 
     def _entry(self, header: bytes, kind: bytes, extensions: _Extensions) -> Entry:
         pax = extensions.pax
-        if kind == b"S" or any(key in pax for key in _SPARSE_KEYS):
-            raise InvalidLayer("a sparse file in the tar; make the layer without --sparse")
-        kind = _REGULAR if kind in {b"\0", b"7", b""} else kind
-        size = _pax_number(pax, b"size", _number(header[124:136]))
-        self._left = size if kind == _REGULAR else 0
-        self._padding = -size % BLOCK if kind == _REGULAR else 0
-        mode = _number(header[100:108]) & 0o7777
-        target = pax.get(b"linkpath") or extensions.target or _text(header[157:257])
-        if len(target) > MAX_PATH_BYTES or b"\0" in target:
-            raise InvalidLayer("a link's target is too long or has a NUL")
+        path = self._path(header, extensions)
+        if kind == b"\0" and path.endswith(b"/"):
+            kind = _DIRECTORY  # before POSIX, the slash said it
+        is_old_sparse = kind == b"S"
+        kind = _REGULAR if kind in {b"\0", b"7", b"S"} else kind
         if kind not in _KINDS and kind not in {_REGULAR, _HARDLINK}:
             raise InvalidLayer(f"a tar member of unknown type {kind!r}")
+        stored = _pax_number(pax, b"size", _number(header[124:136])) if kind == _REGULAR else 0
+        self._left, self._padding = stored, -stored % BLOCK
+        self._sparse = self._read_sparse_map(header, pax, is_old=is_old_sparse) if kind == _REGULAR else None
+        size = self._sparse.size_bytes if self._sparse is not None else stored
+        self._total_bytes += size
+        if self._total_bytes > MAX_TOTAL_BYTES:
+            raise InvalidLayer(f"the layer's files have more than {MAX_TOTAL_BYTES} bytes")
+        type_bits = 0 if kind == _HARDLINK else _KINDS.get(kind, stat.S_IFREG)
         return Entry(
-            path=self._path(header, extensions),
-            mode=mode | (0 if kind == _HARDLINK else _KINDS.get(kind, stat.S_IFREG)),
+            path=path,
+            mode=type_bits | (_number(header[100:108]) & 0o7777),
             uid=_owner(_pax_number(pax, b"uid", _number(header[108:116]))),
             gid=_owner(_pax_number(pax, b"gid", _number(header[116:124]))),
-            mtime_ns=_time(pax.get(b"mtime"), _number(header[136:148])),
-            size=self._left,
-            target=target if kind in {_HARDLINK, _SYMLINK} else b"",
-            device=(_number(header[329:337]), _number(header[337:345])) if kind in {_CHARACTER, _BLOCK} else (0, 0),
-            xattrs=_xattrs(pax),
+            mtime_ns=_time(pax.get(b"mtime"), _signed(header[136:148])),
+            size=size,
+            target=_target(header, extensions, kind) if kind in {_HARDLINK, _SYMLINK} else b"",
+            device=_device(header) if kind in {_CHARACTER, _BLOCK} else (0, 0),
+            xattrs=_xattrs(pax) if type_bits in _TYPED_XATTRS else (),
             is_hardlink=kind == _HARDLINK,
+            is_sparse=self._sparse is not None,
         )
 
+    def _read_sparse_map(self, header: bytes, pax: dict[bytes, bytes], *, is_old: bool) -> sparse.Map | None:
+        if is_old:
+            return sparse.read_old_map(header, self._read_whole_block, self._left)
+        if b"GNU.sparse.major" in pax:
+            return sparse.read_map(pax, self._read_map_block, lambda: self._left)
+        if b"GNU.sparse.map" in pax:
+            return sparse.parse_map(pax, self._left)
+        if b"GNU.sparse.numblocks" in pax:
+            raise InvalidLayer("a sparse file in the format that only GNU tar 1.15.90 wrote")
+        return None
+
+    def _read_whole_block(self) -> bytes:
+        block = self._read_block()
+        if block is None:
+            raise InvalidLayer("the tar ends inside a header")
+        return block
+
+    def _read_map_block(self) -> bytes:
+        if self._left < BLOCK:
+            raise InvalidLayer("a sparse file's map is cut short")
+        self._left -= BLOCK
+        return self._read_whole_block()
+
     def _path(self, header: bytes, extensions: _Extensions) -> bytes:
-        path = extensions.pax.get(b"path") or extensions.path
-        if path is None:
+        path = extensions.pax.get(b"GNU.sparse.name") or extensions.pax.get(b"path") or extensions.path
+        if not path:
             path = _text(header[:100])
             prefix = _text(header[345:500])
-            if prefix and header[257:262] == b"ustar" and header[262:264] != b" \0":
+            if prefix and header[257:263] == b"ustar\0":  # GNU's own format keeps times there
                 path = prefix + b"/" + path
         if len(path) > MAX_PATH_BYTES or b"\0" in path:
             raise InvalidLayer("a path is too long or has a NUL")
@@ -141,7 +198,8 @@ class Reader:
         if size > MAX_EXTENSION_BYTES:
             raise InvalidLayer(f"a tar extension header of {size} bytes")
         self._left, self._padding = size, -size % BLOCK
-        body = b"".join(self.read_content())
+        self._sparse = None
+        body = b"".join(self._read(size))
         self._skip_content()
         if kind in b"xX":
             extensions.pax.update(_parse_pax(body))
@@ -151,7 +209,7 @@ class Reader:
             extensions.target = body.rstrip(b"\0")
 
     def _skip_content(self) -> None:
-        for _ in self.read_content():
+        for _ in self._read(self._left):
             pass
         if self._padding:
             self._stream.read(self._padding)
@@ -199,18 +257,39 @@ def _owner(value: int) -> int:
     return value
 
 
+def _target(header: bytes, extensions: _Extensions, kind: bytes) -> bytes:
+    target = extensions.pax.get(b"linkpath") or extensions.target or _text(header[157:257])
+    if not target or b"\0" in target or len(target) >= MAX_PATH_BYTES:
+        raise InvalidLayer("a link's target is empty, too long or has a NUL")
+    return target.rstrip(b"/") or target if kind == _HARDLINK else target
+
+
+def _device(header: bytes) -> tuple[int, int]:
+    """Major and minor, of 12 and 20 bits (linux/kdev_t.h)."""
+    major, minor = _number(header[329:337]), _number(header[337:345])
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise InvalidLayer(f"a device {major}:{minor}")
+    return major, minor
+
+
+def _signed(part: bytes) -> int:
+    """Give a header's time, which base 256 may put before 1970."""
+    return int.from_bytes(part, "big", signed=True) if part[0] == 0xFF else _number(part)
+
+
 def _time(text: bytes | None, default: int) -> int:
-    """Seconds with a fraction, to nanoseconds; what lies before 1970 or past 64 bits is held to the nearest."""
+    """Seconds with a fraction, to nanoseconds; what goes beyond 33 bits is held to the nearest."""
     if text is None:
-        return min(default, (1 << 33) - 1) * 1_000_000_000
-    whole, _, fraction = text.partition(b".")
+        return max(-_MAX_SECONDS, min(default, _MAX_SECONDS)) * 1_000_000_000
+    whole, _, fraction = text.removeprefix(b"-").partition(b".")
     if not whole.isdigit() or (fraction and not fraction.isdigit()) or len(whole) > 18:
-        return 0
-    return min(int(whole), (1 << 33) - 1) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0") or b"0")
+        raise InvalidLayer("the pax header mtime is no time")
+    value = min(int(whole), _MAX_SECONDS) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
+    return -value if text.startswith(b"-") else value
 
 
 def _parse_pax(body: bytes) -> dict[bytes, bytes]:
-    """Records of `length key=value\\n`."""
+    """Records of `length key=value` and a newline."""
     found: dict[bytes, bytes] = {}
     offset = 0
     while offset < len(body):
@@ -229,12 +308,17 @@ def _parse_pax(body: bytes) -> dict[bytes, bytes]:
 
 
 def _xattrs(pax: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-    """Extended attributes that may pass: user ones. Those of the kernel's security and of overlay itself are dropped."""
+    """Give the extended attributes that may pass: user ones.
+
+    Those of the kernel's security, of ACLs and of overlay itself are dropped.
+    """
     found = []
     for key, value in pax.items():
         name = key.removeprefix(_XATTR_PREFIX)
         if key.startswith(_XATTR_PREFIX) and name.startswith(b"user.") and not name.startswith(b"user.overlay."):
             found.append((name, value))
-    if sum(len(name) + len(value) + 8 for name, value in found) > MAX_XATTRS_BYTES or any(len(n) > 255 for n, _ in found):
+    if any(not 5 < len(name) <= 255 or b"\0" in name for name, _ in found):
+        raise InvalidLayer("an extended attribute's name is empty, too long or has a NUL")
+    if sum(len(name) + len(value) + 8 for name, value in found) > MAX_XATTRS_BYTES:
         raise InvalidLayer("a file has too many extended attributes")
     return tuple(sorted(found))

@@ -15,11 +15,15 @@ from skerry_node.image.errors import InvalidLayer
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 MAX_DEPTH, MAX_LINKS, MAX_NAME_BYTES = 512, 40, 255
+_NO_CHILDREN: dict[bytes, Node] = {}
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One inode. `block` is where its content starts in the image, in blocks. Directories have children."""
+    """One inode. Directories have children. `block`, `slot`, `number` and `links` are the writer's.
+
+    `block` is where its content starts in the image, in blocks.
+    """
 
     mode: int
     uid: int = 0
@@ -30,9 +34,10 @@ class Node:
     target: bytes = b""
     device: tuple[int, int] = (0, 0)
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
-    links: int = 1
-    children: dict[bytes, Node] = field(default_factory=dict)
-    is_implied: bool = False
+    children: dict[bytes, Node] = field(default_factory=lambda: _NO_CHILDREN)
+    slot: int = 0
+    number: int = 0
+    links: int = 0
 
     @property
     def is_directory(self) -> bool:
@@ -49,10 +54,10 @@ class Index:
     """The tree of a layer as its members arrive."""
 
     def __init__(self) -> None:
-        self.root = _implied_directory()
+        self.root = _implied_directory(above=None)
 
     def add(self, entry: tar.Entry) -> Node | None:
-        """Put *entry* into the tree; returns the node to fill when it is a regular file with content. Raises InvalidLayer."""
+        """Put *entry* into the tree; give the node to fill when it is a regular file with content. Raises InvalidLayer."""
         parts = _split(entry.path)
         if not parts:
             self._set_directory(self.root, entry)
@@ -71,17 +76,12 @@ class Index:
         old = parent.children.get(name)
         if stat.S_ISDIR(entry.mode):
             if old is None or not old.is_directory:
-                self._drop(parent, name)
-                new = _implied_directory()
-                if old is not None and old.is_whiteout:
-                    new.xattrs = (OPAQUE_XATTR,)  # the whiteout hid what was below; the new directory starts empty
-                parent.children[name] = old = new
+                parent.children[name] = old = _implied_directory(above=old)
             self._set_directory(old, entry)
             return None
         is_device = stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode)
         if is_device and entry.device == (0, 0):
             return None  # it would be a whiteout, which only a name can make
-        self._drop(parent, name)
         node = Node(
             mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime_ns=entry.mtime_ns, size=entry.size,
             target=entry.target, device=entry.device, xattrs=entry.xattrs,
@@ -95,7 +95,6 @@ class Index:
         opaque = tuple(pair for pair in node.xattrs if pair == OPAQUE_XATTR)
         node.mode, node.uid, node.gid, node.mtime_ns = entry.mode, entry.uid, entry.gid, entry.mtime_ns
         node.xattrs = (*entry.xattrs, *opaque)
-        node.is_implied = False
 
     def _hide(self, parent: Node, name: bytes, entry: tar.Entry) -> None:
         if name == OPAQUE:
@@ -119,16 +118,7 @@ class Index:
         node = holder.children.get(parts[-1]) if holder is not None else None
         if node is None or node.is_directory or node.is_whiteout:
             raise InvalidLayer(f"the hard link {entry.path[:80]!r} points to nothing in its layer")
-        if parent.children.get(name) is node:
-            return
-        self._drop(parent, name)
-        node.links += 1
         parent.children[name] = node
-
-    def _drop(self, parent: Node, name: bytes) -> None:
-        old = parent.children.pop(name, None)
-        if old is not None:
-            old.links -= 1
 
     def _directory(self, parts: list[bytes]) -> Node:
         found = self._walk(parts, make=True)
@@ -139,7 +129,7 @@ class Index:
         return self._walk(parts, make=False)
 
     def _walk(self, parts: list[bytes], *, make: bool) -> Node | None:
-        """The directory at *parts*, following the layer's own links inside its root."""
+        """Find the directory at *parts*, following the layer's own links inside its root."""
         path, left, followed = [self.root], list(reversed(parts)), 0
         while left:
             part = left.pop()
@@ -159,18 +149,21 @@ class Index:
             if child is None or not child.is_directory:
                 if not make:
                     return None
-                self._drop(path[-1], part)
-                child = path[-1].children[part] = _implied_directory()
+                if child is not None and not child.is_whiteout:
+                    raise InvalidLayer(f"{part!r} is no directory, and something is put below it")
+                child = path[-1].children[part] = _implied_directory(above=child)
             path.append(child)
         return path[-1]
 
 
-def _implied_directory() -> Node:
-    return Node(mode=stat.S_IFDIR | 0o755, is_implied=True)
+def _implied_directory(*, above: Node | None) -> Node:
+    """Make a directory in the place of *above*, which hid what the layers below have there: so it starts empty."""
+    xattrs = () if above is None else (OPAQUE_XATTR,)
+    return Node(mode=stat.S_IFDIR | 0o755, xattrs=xattrs, children={})
 
 
 def _split(path: bytes) -> list[bytes]:
-    """The parts of a member's path: relative to the root whatever it says; `..` is refused."""
+    """Give the parts of a member's path: relative to the root whatever it says; `..` is refused."""
     parts = [part for part in path.split(b"/") if part not in {b"", b"."}]
     if b".." in parts:
         raise InvalidLayer(f"the path {path[:80]!r} goes up with '..'")

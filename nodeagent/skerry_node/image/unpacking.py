@@ -1,0 +1,164 @@
+"""The tar stream of a blob while it is hashed on both sides. Memory is bounded whatever the blob says of itself.
+
+Source: RFC 1952 (gzip: members follow one another), RFC 8878 (zstd frames likewise), OCI image-spec layer.md for media types.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import BinaryIO, Protocol
+
+import zstandard
+from isal import isal_zlib
+
+from skerry_node.image.errors import DamagedContent, InvalidLayer
+
+MAX_RAW_BYTES = 64 << 30
+MAX_RATIO, RATIO_FREE_BYTES = 400, 64 << 20
+"""A layer may grow 400 times when it is unpacked, once it is larger than 64 MiB: gzip's own bound is about 1,030."""
+_PACKED_BYTES, _RAW_BYTES = 256 << 10, 1 << 20
+_GZIP_WINDOW = 31
+_ZSTD_WINDOW_BYTES = 128 << 20
+"""zstd --long=27, the largest that its own command unpacks unasked."""
+
+
+class _Source(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class _Packed:
+    """The blob as it is, hashed; never more than its descriptor promised."""
+
+    def __init__(self, blob: BinaryIO, promised_bytes: int) -> None:
+        self._blob = blob
+        self._promised_bytes = promised_bytes
+        self.bytes_read = 0
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        piece = self._blob.read(size)
+        self.bytes_read += len(piece)
+        if self.bytes_read > self._promised_bytes:
+            raise DamagedContent(f"the blob is longer than its {self._promised_bytes} bytes")
+        self.hash.update(piece)
+        return piece
+
+
+class _Gunzipped:
+    """Gzip, a bounded piece at a time."""
+
+    def __init__(self, packed: _Packed) -> None:
+        self._packed = packed
+        self._input = b""
+        self._is_fresh = True
+        self._inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if not self._input:
+                self._input = self._packed.read(_PACKED_BYTES)
+            if not self._input and self._is_fresh:
+                return b""
+            is_end = not self._input
+            try:
+                raw: bytes = self._inflater.decompress(self._input, size)
+            except isal_zlib.error as error:  # type: ignore[misc]
+                raise InvalidLayer(f"gzip says: {error}") from error
+            self._is_fresh = bool(self._inflater.eof)
+            if self._is_fresh:
+                self._input = self._inflater.unused_data
+                self._inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
+            else:
+                self._input = self._inflater.unconsumed_tail
+            if raw:
+                return raw
+            if is_end and not self._is_fresh:
+                raise InvalidLayer("the gzip stream is cut short")
+
+
+class _Unzstd:
+    """zstd, a bounded piece at a time."""
+
+    def __init__(self, packed: _Packed) -> None:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+        self._reader = decompressor.stream_reader(packed, read_size=_PACKED_BYTES, read_across_frames=True)  # type: ignore[arg-type]
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._reader.read(size)
+        except zstandard.ZstdError as error:
+            raise InvalidLayer(f"zstd says: {error}") from error
+
+
+class Unpacked:
+    """What the tar reader reads. After `drain`, `packed_bytes` and both digests cover everything."""
+
+    def __init__(self, blob: BinaryIO, *, media_type: str, size_bytes: int) -> None:
+        self._packed = _Packed(blob, size_bytes)
+        self._source = _source(self._packed, media_type)
+        self._buffer = b""
+        self._position = 0
+        self._raw_bytes = 0
+        self._raw_hash = hashlib.sha256()
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of the blob that were read."""
+        return self._packed.bytes_read
+
+    @property
+    def digest(self) -> str:
+        """Digest of the blob as far as it was read."""
+        return f"sha256:{self._packed.hash.hexdigest()}"
+
+    @property
+    def diff_id(self) -> str:
+        """Digest of the tar as far as it was read."""
+        return f"sha256:{self._raw_hash.hexdigest()}"
+
+    def read(self, size: int) -> bytes:
+        """At most *size* bytes, fewer only at the end. Raises InvalidLayer, DamagedContent."""
+        end = self._position + size
+        if end <= len(self._buffer):
+            piece = self._buffer[self._position : end]
+            self._position = end
+            return piece
+        parts, missing = [self._buffer[self._position :]], end - len(self._buffer)
+        self._buffer, self._position = b"", 0
+        while missing and self._fill():
+            self._position = min(missing, len(self._buffer))
+            parts.append(self._buffer[: self._position])
+            missing -= self._position
+        return b"".join(parts)
+
+    def drain(self) -> None:
+        """Read the rest, so that the digests cover the whole blob. Raises InvalidLayer, DamagedContent."""
+        while self._fill():
+            pass
+        self.drain_packed()
+
+    def drain_packed(self) -> None:
+        """Read the rest of the blob without unpacking it: after an error, to know whether it is damaged."""
+        while self._packed.read(_PACKED_BYTES):
+            pass
+
+    def _fill(self) -> bool:
+        raw = self._source.read(_RAW_BYTES)
+        self._buffer, self._position = raw, 0
+        self._raw_bytes += len(raw)
+        self._raw_hash.update(raw)
+        if self._raw_bytes > MAX_RAW_BYTES:
+            raise InvalidLayer(f"it has more than {MAX_RAW_BYTES} bytes")
+        if self._raw_bytes > RATIO_FREE_BYTES and self._raw_bytes > MAX_RATIO * self._packed.bytes_read:
+            raise InvalidLayer(f"it grows beyond {MAX_RATIO} times its size")
+        return bool(raw)
+
+
+def _source(packed: _Packed, media_type: str) -> _Source:
+    if media_type.endswith((".tar", "+tar")):
+        return packed
+    if media_type.endswith(("+gzip", ".gzip")):
+        return _Gunzipped(packed)
+    if media_type.endswith("+zstd"):
+        return _Unzstd(packed)
+    raise InvalidLayer(f"media type {media_type[:80]!r} is unknown; gzip, zstd and plain tar are known")
