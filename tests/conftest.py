@@ -1,0 +1,3 @@
+"""The whole suite's: the harness's fixtures."""
+
+pytest_plugins = ("tests.harness.fixtures",)

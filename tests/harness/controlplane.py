@@ -1,0 +1,229 @@
+"""A real control plane on this machine: etcd and kube-apiserver on loopback, for tests, bench and `make cluster` alike.
+
+    with ControlPlane.start(directory) as plane:
+        plane.apply_crds()
+        plane.kubectl("get", "sandboxes")
+
+No controllers run: a namespace that is deleted stays, and no namespace gets a default ServiceAccount.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import secrets
+import signal
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.harness import assets
+from tests.harness.etcd import Etcd
+from tests.harness.processes import Process, ProcessFailed
+
+CRDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "crds")
+_READY_SECONDS = 60.0  # 3 s on an idle machine with two cores
+_ISSUER = "https://kubernetes.default.svc"
+
+
+class ControlPlane:
+    """etcd and kube-apiserver with their data in one directory; both die with this process and are waited for by `stop`."""
+
+    def __init__(self, directory: str, *, programs: assets.Assets, fsync: bool) -> None:
+        self.directory = directory
+        self.ca_path = os.path.join(directory, "certificates", "apiserver.crt")
+        self.kubeconfig = os.path.join(directory, "kubeconfig")
+        self._programs = programs
+        self._fsync = fsync
+        self._token = secrets.token_hex(16)
+        client_port, peer_port, self._port = _free_ports(3)
+        self._peer = f"http://127.0.0.1:{peer_port}"
+        self.etcd_endpoint = f"http://127.0.0.1:{client_port}"
+        self.url = f"https://127.0.0.1:{self._port}"
+        self.etcd = Etcd(self.etcd_endpoint)
+        self._processes: dict[str, Process] = {}
+
+    @classmethod
+    def start(cls, directory: str, *, fsync: bool = False) -> ControlPlane:
+        """Start both in *directory* (made if missing; data and logs stay there) and wait until the API answers.
+
+        With *fsync*, etcd syncs each write as in production; without, only in memory counts: say so beside any number.
+        Raises AssetsFailed, ProcessFailed.
+        """
+        plane = cls(os.path.abspath(directory), programs=assets.ensure(), fsync=fsync)
+        try:
+            plane._write_files()
+            plane._start_etcd()
+            plane.start_apiserver()
+        except BaseException:
+            plane.stop()
+            raise
+        return plane
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End both and wait. kube-apiserver keeps nothing, so that it need not take its 20 s to say goodbye."""
+        self.stop_apiserver()
+        etcd = self._processes.pop("etcd", None)
+        if etcd is not None:
+            etcd.stop()
+
+    def start_apiserver(self) -> None:
+        """Start kube-apiserver, on the same port as before, and wait until it answers. Raises ProcessFailed."""
+        self._processes["kube-apiserver"] = self._spawn(self._programs.kube_apiserver, self._apiserver_flags())
+        self._wait("ready", lambda: self._get("/readyz") == b"ok")
+        # in its first second the server answers 503 here, and kubectl apply needs it
+        self._wait("openapi", lambda: bool(self._get("/openapi/v2", accept="application/com.github.proto-openapi.spec.v2.v1.0+protobuf")))
+
+    def stop_apiserver(self) -> None:
+        """Kill kube-apiserver: connections are refused until `start_apiserver`."""
+        process = self._processes.pop("kube-apiserver", None)
+        if process is not None:
+            process.kill()
+
+    def restart_apiserver(self) -> None:
+        """Kill kube-apiserver and start it: every watch breaks."""
+        self.stop_apiserver()
+        self.start_apiserver()
+
+    def pause(self) -> None:
+        """Freeze kube-apiserver: connections open and nothing answers, until `resume`."""
+        self._processes["kube-apiserver"].send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let kube-apiserver go on."""
+        self._processes["kube-apiserver"].send(signal.SIGCONT)
+
+    def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: A002 - subprocess's word
+        """Run kubectl as the cluster's admin; *input* is its standard input. Raises ProcessFailed with its words when *check*."""
+        command = [self._programs.kubectl, "--kubeconfig", self.kubeconfig, *args]
+        done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, env=self._environment())
+        if check and done.returncode != 0:
+            raise ProcessFailed(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
+        return done
+
+    def get(self, *args: str) -> Any:
+        """What `kubectl get ... -o json` answers."""
+        return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
+
+    def apply_crds(self) -> None:
+        """Apply crds/ and wait until each is served."""
+        self.kubectl("apply", "--server-side", "-f", CRDS)
+        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
+
+    def account_kubeconfig(self, namespace: str, account: str) -> str:
+        """Path of a kubeconfig with a token of this ServiceAccount, for tests of RBAC."""
+        token = self.kubectl("create", "token", account, "-n", namespace, "--duration=1h").stdout.strip()
+        path = os.path.join(self.directory, f"kubeconfig-{namespace}-{account}")
+        self._write_kubeconfig(path, token=token)
+        return path
+
+    def etcd_revision(self) -> int:
+        """The current revision of etcd: it grows by one with each write of anyone."""
+        return self.etcd.revision()
+
+    def object_versions(self, prefix: str = "/registry/skerry.dev/") -> dict[str, int]:
+        """How often each living object was written; the key is its path in etcd."""
+        return self.etcd.object_versions(prefix)
+
+    def writes_since(self, revision: int, prefix: str = "/registry/skerry.dev/") -> Counter[str]:
+        """Writes since *revision* by object, deletions included. The server itself writes elsewhere than below *prefix*."""
+        return self.etcd.writes_since(revision, prefix)
+
+    def _spawn(self, path: str, flags: list[str]) -> Process:
+        return Process([path, *flags], log_path=os.path.join(self.directory, f"{os.path.basename(path)}.log"))
+
+    def _start_etcd(self) -> None:
+        self._processes["etcd"] = self._spawn(self._programs.etcd, [
+            "--name=default", f"--data-dir={self.directory}/etcd", "--log-level=error",
+            f"--listen-client-urls={self.etcd_endpoint}", f"--advertise-client-urls={self.etcd_endpoint}",
+            f"--listen-peer-urls={self._peer}", f"--initial-advertise-peer-urls={self._peer}", f"--initial-cluster=default={self._peer}",
+            *([] if self._fsync else ["--unsafe-no-fsync"]),
+        ])  # fmt: skip
+
+    def _apiserver_flags(self) -> list[str]:
+        key = f"{self.directory}/service-account.key"
+        return [
+            f"--etcd-servers={self.etcd_endpoint}", "--bind-address=127.0.0.1", f"--secure-port={self._port}",
+            "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",  # a loopback address is no Endpoint
+            f"--cert-dir={self.directory}/certificates", "--service-cluster-ip-range=10.0.0.0/24",
+            f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", f"--service-account-issuer={_ISSUER}",
+            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC",
+            "--etcd-compaction-interval=0",  # so that writes_since reaches back
+        ]  # fmt: skip
+
+    def _write_files(self) -> None:
+        os.makedirs(self.directory, exist_ok=True)
+        pem = ec.generate_private_key(ec.SECP256R1()).private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
+        )
+        self._write("service-account.key", pem.decode())
+        self._write("tokens.csv", f'{self._token},admin,admin,"system:masters"\n')
+        self._write_kubeconfig(self.kubeconfig, token=self._token)
+
+    def _write_kubeconfig(self, path: str, *, token: str) -> None:
+        cluster = {"server": self.url, "certificate-authority": self.ca_path}
+        value = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "skerry",
+            "clusters": [{"name": "skerry", "cluster": cluster}], "users": [{"name": "user", "user": {"token": token}}],
+            "contexts": [{"name": "skerry", "context": {"cluster": "skerry", "user": "user"}}],
+        }  # fmt: skip
+        self._write(path, json.dumps(value, indent=1))
+
+    def _write(self, name: str, text: str) -> None:
+        path = os.path.join(self.directory, name)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+
+    def _environment(self) -> dict[str, str]:
+        """The cache of kubectl's discovery in our directory: another cluster may have had our port yesterday."""
+        return os.environ | {"KUBECACHEDIR": os.path.join(self.directory, "kubectl-cache")}
+
+    def _wait(self, what: str, is_done: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        while True:
+            for process in self._processes.values():
+                process.require_running(what)
+            try:
+                if is_done():
+                    return
+            except (OSError, urllib.error.URLError):
+                pass
+            if time.monotonic() > deadline:
+                raise ProcessFailed(f"kube-apiserver is not {what} after {_READY_SECONDS:.0f} s; see {self.directory}")
+            time.sleep(0.05)
+
+    def _get(self, path: str, *, accept: str = "*/*") -> bytes:
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
+        request = urllib.request.Request(self.url + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=5, context=self._tls) as answer:
+            return bytes(answer.read())
+
+    @functools.cached_property
+    def _tls(self) -> ssl.SSLContext:
+        return ssl.create_default_context(cafile=self.ca_path)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of loopback that nobody held a moment ago."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in sockets]
+    for server in sockets:
+        server.close()
+    return ports

@@ -1,0 +1,65 @@
+"""Makes orphans of a test session its own: they are reaped at once, and they can be told from the machine's other processes.
+
+The first process of a container is often no init (the one of our CI machines leaves zombies for seconds), and a test that waits for a dead
+process's pid to vanish would wait with it. Reaping inside pytest itself would steal the exit codes of its own children; so pytest goes on in
+a child, and the process that was started stays above it as subreaper and nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from types import FrameType
+
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
+_libc = ctypes.CDLL(None, use_errno=True)
+_root: list[int] = []
+
+
+def adopt_orphans() -> None:
+    """Put this process below a subreaper, once. Call it before any thread starts: the caller goes on in a forked child.
+
+    The parent passes signals on, dies as the child dies, and exits with its code.
+    """
+    if _root:
+        return
+    parent = os.getpid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if child:
+        _reap_until(child)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _root.append(parent)
+
+
+def root_pid() -> int:
+    """The process below which everything is that this session started, orphans too once `adopt_orphans` was called."""
+    return _root[0] if _root else os.getpid()
+
+
+def _reap_until(child: int) -> None:
+    """Wait for everything until *child* ends, then end in its way. Never returns."""
+
+    def forward(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, forward)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child by itself, as a member of the same process group
+    while True:
+        pid, status = os.wait()
+        if pid == child:
+            break
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, argument, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl {option}")

@@ -1,0 +1,139 @@
+"""The ledger itself: each kind of thing that a test could leave behind is named, and nothing else is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.harness import ledger as books
+from tests.harness import subreaper
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_NET, _MNT_DETACH = 0x40000000, 2  # unshare(2), umount2(2)
+
+
+@contextmanager
+def _mount(directory: str) -> Iterator[None]:
+    point = os.path.join(directory, "point").encode()
+    os.mkdir(point)
+    assert _libc.mount(b"none", point, b"tmpfs", 0, None) == 0
+    yield
+    assert _libc.umount2(point, _MNT_DETACH) == 0
+
+
+@contextmanager
+def _command(make: str, remove: str) -> Iterator[None]:
+    subprocess.run(make, shell=True, check=True)
+    yield
+    subprocess.run(remove, shell=True, check=True)
+
+
+@contextmanager
+def _cgroup(_: str) -> Iterator[None]:
+    top = next(path for path in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup/unified", "/sys/fs/cgroup") if os.path.isdir(path))
+    path = os.path.join(top, f"skerry-test-{os.getpid()}")
+    os.mkdir(path)
+    yield
+    os.rmdir(path)
+
+
+@contextmanager
+def _nft(_: str) -> Iterator[None]:
+    name = f"skerry-test-{os.getpid()}"
+    with _command(f"nft add table inet {name}", f"nft delete table inet {name}"):
+        yield
+
+
+@contextmanager
+def _loop(directory: str) -> Iterator[None]:
+    path = os.path.join(directory, "disk.img")
+    with open(path, "wb") as file:
+        file.truncate(1 << 20)
+    device = subprocess.run(["losetup", "--find", "--show", path], check=True, capture_output=True, text=True).stdout.strip()
+    yield
+    subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@contextmanager
+def _link(_: str) -> Iterator[None]:
+    with _command("ip link add sktest-0 type bridge", "ip link delete sktest-0"):
+        yield
+
+
+@contextmanager
+def _namespace(_: str) -> Iterator[None]:
+    code = f"import ctypes, time; ctypes.CDLL(None).unshare({_NET}); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield
+        process.kill()
+
+
+@contextmanager
+def _open_file(_: str) -> Iterator[None]:
+    number = os.open("/dev/null", os.O_RDONLY)
+    yield
+    os.close(number)
+
+
+@contextmanager
+def _file(_: str) -> Iterator[None]:
+    path = f"/run/skerry-test-{os.getpid()}"
+    os.mkdir(path)
+    yield
+    os.rmdir(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "make"),
+    [
+        pytest.param("mount", _mount, id="mount"),
+        pytest.param("link", _link, id="link"),
+        pytest.param("cgroup", _cgroup, id="cgroup"),
+        pytest.param("nft", _nft, id="nft table"),
+        pytest.param("loop device", _loop, id="loop device"),
+        pytest.param("network namespace", _namespace, id="namespace of a process"),
+        pytest.param("process", _namespace, id="process"),
+        pytest.param("open file", _open_file, id="open file"),
+        pytest.param("file", _file, id="directory in /run"),
+    ],
+)
+def test_each_leak_is_named(kind: str, make: Callable, tmp_path, ledger_scope: books.Scope):
+    """A leak is a line that starts with its kind, and the line is gone with it."""
+    before = books.snapshot(ledger_scope)
+    with make(str(tmp_path)):
+        lines = books.diff(before, books.snapshot(ledger_scope))
+        assert [line for line in lines if line.startswith(f"left behind: {kind} ")], lines
+    assert books.wait_for_balance(before, ledger_scope) == []
+
+
+def test_others_do_not_trip_it(tmp_path_factory, ledger_scope: books.Scope):
+    """What is not ours by name, place or descent is nobody's leak."""
+    before = books.snapshot(ledger_scope)
+    with _command("ip link add other0 type bridge", "ip link delete other0"), _command("nft add table inet other", "nft delete table inet other"):
+        assert books.diff(before, books.snapshot(ledger_scope)) == []
+
+
+def test_orphans_are_ours_and_are_reaped(ledger_scope: books.Scope):
+    """A process whose parent ended still counts as this session's, and its pid is gone as soon as it ends."""
+    before = books.snapshot(ledger_scope)
+    code = "import os, time\npid = os.fork()\nif pid: print(pid, flush=True)\nelse: time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        orphan = int(parent.stdout.readline())
+    assert [line for line in books.diff(before, books.snapshot(ledger_scope)) if "process" in line and "pid = os.fork()" in line]
+    assert subreaper.root_pid() != os.getpid()
+    os.kill(orphan, signal.SIGKILL)
+    deadline = time.monotonic() + 2
+    while os.path.exists(f"/proc/{orphan}"):
+        assert time.monotonic() < deadline, "a dead orphan is still there"
+        time.sleep(0.01)
