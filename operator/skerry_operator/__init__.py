@@ -1,0 +1,1 @@
+"""The operator: binds sandboxes to nodes, expires them, declares nodes lost. Nothing of a host belongs here."""
