@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
+from skerry_node import inventory
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
 from skerry_node.image.store import Image as StoredImage
@@ -21,7 +22,7 @@ from skerry_node.serving.backend import Image, Info, Refused
 if TYPE_CHECKING:
     from skerry_node.agent import Agent
 
-VERSION = "0.1.0"
+VERSION = inventory.VERSION
 _IN_CLUSTER = "this agent takes sandboxes from the API server; apply it with kubectl"
 
 

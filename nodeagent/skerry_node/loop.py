@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 
+from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import act, errors, metrics, observe, orphans, reconcile, shells
+from skerry_node import act, errors, inventory, metrics, observe, orphans, reconcile, report, shells
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
@@ -43,6 +44,7 @@ class Loop:
             tasks.create_task(self._resync())
             tasks.create_task(self._guard_keeper())
             tasks.create_task(self._pool.run())
+            tasks.create_task(self._beat())
 
     def poke(self, uid: str) -> None:
         """Look at *uid* as soon as possible; one look serves any number of pokes."""
@@ -134,6 +136,25 @@ class Loop:
                 self._keeper_lost.set()
                 continue
             self.poke_all()
+
+    async def _beat(self) -> None:
+        """Say that this node lives, and what it can take, for ever."""
+        while True:
+            try:
+                await self._source.renew_lease()
+                await self._source.write_node(self._describe())
+            except errors.SourceUnavailable as error:
+                _LOG.warning("heartbeat not sent problem=%s", error)
+            await asyncio.sleep(self.hands.settings.heartbeat_seconds)
+
+    def _describe(self) -> SandboxNode:
+        return inventory.describe(
+            self.hands.settings,
+            self.wanted.values(),
+            self.store.list(),
+            cgroup_version=self.hands.view.groups.hierarchies.version,
+            now=report.render_time(time.time_ns())[:19] + "Z",
+        )
 
     async def _work(self, uid: str) -> None:
         while uid in self._dirty:

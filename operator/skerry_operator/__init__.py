@@ -1,1 +1,1 @@
-"""The operator: binds sandboxes to nodes, expires them, declares nodes lost. Nothing of a host belongs here."""
+"""The cluster's side: binds sandboxes to nodes, expires them, declares nodes lost. Nothing here touches a kernel; nodes hear of it through the API."""

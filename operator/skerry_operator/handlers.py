@@ -23,6 +23,11 @@ def make_registry(controller: Controller) -> kopf.OperatorRegistry:
         settings.watching.server_timeout = 300
         settings.watching.client_timeout = 330
 
+    @kopf.on.login(registry=registry)
+    async def log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
+        """As kubectl does: the pod's own account, or KUBECONFIG."""
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
     @kopf.on.event(names.GROUP, names.VERSION, names.SANDBOX_PLURAL, registry=registry)
     async def on_sandbox(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - kopf's own name
         controller.see_sandbox(type, dict(body))

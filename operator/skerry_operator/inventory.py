@@ -1,116 +1,168 @@
-"""The cluster as the operator knows it from watching: nodes, their heartbeats, sandboxes and where they are. Pure memory, no clock, no I/O.
+"""What the operator knows of the cluster, in memory, fed by events. Pure: no I/O, no clock.
 
-Everything here is rebuilt by listing; a bind under way is counted until the watch shows it.
+Binds in flight count as done, so that two decisions never spend the same room. Answers and events may come in any order: of one
+object the highest resourceVersion wins, and an object that is gone does not come back by a late answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from skerry_api.node import NodeAmounts, SandboxNode
 from skerry_api.sandbox import Sandbox
-from skerry_operator.scheduling import Candidate
-
-_FINISHED = frozenset({"Completed", "Error", "OOMKilled", "Expired", "StartFailed", "Stopped", "KeeperLost", "NodeRebooted"})
+from skerry_operator import lifecycle, scheduling
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one sandbox takes of one node."""
+
+    node_name: str
+    cpu_millicores: int
+    memory_bytes: int
+
+
 class Inventory:
-    """Sandboxes by uid, nodes by name, the time of each node's last heartbeat (seconds of the caller's clock)."""
+    """Nodes, sandboxes, and who has how much of what."""
 
-    sandboxes: dict[str, Sandbox] = field(default_factory=dict)
-    nodes: dict[str, SandboxNode] = field(default_factory=dict)
-    heartbeats: dict[str, float] = field(default_factory=dict)
-    _renewals: dict[str, str] = field(default_factory=dict)
-    _assumed: dict[str, str] = field(default_factory=dict)
-    _usage: dict[str, NodeAmounts] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._nodes: dict[str, SandboxNode] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._assumed: dict[str, str] = {}
+        self._shares: dict[str, _Share] = {}
+        self._given: dict[str, NodeAmounts] = {}
+        self._bound: dict[str, set[str]] = {}
+        self._placed: dict[str, str] = {}
+        self._unbound: dict[str, None] = {}
 
-    def put_sandbox(self, sandbox: Sandbox) -> None:
-        """Learn of a sandbox, new or changed."""
+    def apply_node(self, node: SandboxNode) -> bool:
+        """Take in a node; whether it may now take what it did not take before."""
+        known = self._nodes.get(node.name)
+        if known is not None and known.uid == node.uid and _is_older(node.resource_version, known.resource_version):
+            return False
+        self._nodes[node.name] = node
+        return known is None or _offer(known) != _offer(node)
+
+    def forget_node(self, name: str) -> None:
+        """The SandboxNode is gone; what is bound to it stays known."""
+        self._nodes.pop(name, None)
+
+    def apply_sandbox(self, sandbox: Sandbox) -> bool:
+        """Take in a sandbox; whether it gave back room."""
         uid = sandbox.metadata.uid
-        self._count(uid, -1)
-        self.sandboxes[uid] = sandbox
-        if sandbox.spec.node_name:
-            self._assumed.pop(uid, None)
-        self._count(uid, 1)
+        known = self._sandboxes.get(uid)
+        if known is not None and _is_older(sandbox.metadata.resource_version, known.metadata.resource_version):
+            return False
+        self._sandboxes[uid] = sandbox
+        return self._account(uid)
 
-    def drop_sandbox(self, uid: str) -> None:
-        """Learn that a sandbox is gone."""
-        self._count(uid, -1)
-        self.sandboxes.pop(uid, None)
+    def apply_answer(self, sandbox: Sandbox) -> None:
+        """Take in what the API server answered to a write, unless the object is gone meanwhile."""
+        if sandbox.metadata.uid in self._sandboxes:
+            self.apply_sandbox(sandbox)
+
+    def forget_sandbox(self, uid: str) -> bool:
+        """The object is gone; whether that gave back room."""
+        self._sandboxes.pop(uid, None)
         self._assumed.pop(uid, None)
+        return self._account(uid)
 
     def assume(self, uid: str, node_name: str) -> None:
-        """Count a bind that is on its way."""
-        self._count(uid, -1)
+        """Count *uid* as bound from now on: its bind is on the way."""
         self._assumed[uid] = node_name
-        self._count(uid, 1)
+        self._account(uid)
 
-    def forget_assumption(self, uid: str) -> None:
-        """The bind did not happen."""
-        self._count(uid, -1)
-        self._assumed.pop(uid, None)
-        self._count(uid, 1)
+    def unassume(self, uid: str) -> None:
+        """The bind failed."""
+        if self._assumed.pop(uid, None) is not None:
+            self._account(uid)
 
-    def node_of(self, uid: str) -> str | None:
-        """Where a sandbox is, or is on its way to."""
-        sandbox = self.sandboxes.get(uid)
-        bound = sandbox.spec.node_name if sandbox is not None else None
-        return bound or self._assumed.get(uid)
+    def find_sandbox(self, uid: str) -> Sandbox | None:
+        """The newest known, or None."""
+        return self._sandboxes.get(uid)
 
-    def beat(self, node_name: str, renewed: str, *, now: float) -> None:
-        """Learn of a heartbeat. Only a changed renewal counts, and counts from when we saw it: clocks of nodes are not compared."""
-        if self._renewals.get(node_name) != renewed:
-            self._renewals[node_name] = renewed
-            self.heartbeats[node_name] = now
+    def find_node(self, name: str) -> SandboxNode | None:
+        """The newest known, or None."""
+        return self._nodes.get(name)
 
-    def is_alive(self, node_name: str, *, now: float, lost_seconds: float) -> bool:
-        """Whether a node's heartbeat is young enough."""
-        seen = self.heartbeats.get(node_name)
-        return seen is not None and now - seen < lost_seconds
+    def uids(self) -> frozenset[str]:
+        """Of all sandboxes."""
+        return frozenset(self._sandboxes)
 
-    def pending(self) -> list[Sandbox]:
-        """Sandboxes without a node, oldest first."""
-        waiting = [each for uid, each in self.sandboxes.items() if self.node_of(uid) is None and each.metadata.deletion_timestamp is None]
-        return sorted(waiting, key=lambda each: (each.metadata.creation_timestamp or "", each.metadata.uid))
+    def uids_on(self, node_name: str) -> frozenset[str]:
+        """Of the sandboxes bound to a node."""
+        return frozenset(self._bound.get(node_name, ()))
 
-    def on_node(self, node_name: str) -> Iterator[Sandbox]:
-        """Sandboxes that are bound to a node."""
-        return (each for each in self.sandboxes.values() if each.spec.node_name == node_name)
+    def unbound_uids(self) -> tuple[str, ...]:
+        """Of the sandboxes that wait for a node, the oldest first."""
+        return tuple(sorted(self._unbound, key=lambda uid: (self._sandboxes[uid].metadata.creation_timestamp or "", uid)))
 
-    def bound_nodes(self) -> frozenset[str]:
-        """Every node that a sandbox names, whether it exists or not."""
-        return frozenset(each.spec.node_name for each in self.sandboxes.values() if each.spec.node_name)
+    def unbound_count(self) -> int:
+        """How many wait for a node."""
+        return len(self._unbound)
 
-    def candidates(self, *, now: float, lost_seconds: float) -> list[Candidate]:
-        """The nodes for scheduling."""
-        return [
-            Candidate(
-                node=node,
-                allocated=self._usage.get(name, NodeAmounts()),
-                is_alive=self.is_alive(name, now=now, lost_seconds=lost_seconds) and _is_ready(node),
-            )
-            for name, node in self.nodes.items()
-        ]
+    def node_names(self) -> frozenset[str]:
+        """Of nodes that are registered or have sandboxes."""
+        return frozenset(self._nodes) | frozenset(name for name, uids in self._bound.items() if uids)
 
-    def _count(self, uid: str, sign: int) -> None:
-        """Add (or take away) what a sandbox takes on its node; a finished one takes nothing."""
-        sandbox, node_name = self.sandboxes.get(uid), self.node_of(uid)
-        if sandbox is None or node_name is None or is_finished(sandbox):
+    def candidates(self, is_alive: Callable[[str], bool]) -> Iterator[scheduling.Candidate]:
+        """Every registered node, for a decision."""
+        for name, node in self._nodes.items():
+            yield scheduling.Candidate(node, given=self._given.get(name, NodeAmounts()), is_alive=is_alive(name))
+
+    def _account(self, uid: str) -> bool:
+        """Bring the sums up to date for *uid*; whether room was given back."""
+        sandbox = self._sandboxes.get(uid)
+        node_name = None if sandbox is None else sandbox.spec.node_name or self._assumed.get(uid)
+        if sandbox is not None and sandbox.spec.node_name:
+            self._assumed.pop(uid, None)
+        self._place(uid, node_name, is_waiting=sandbox is not None and node_name is None)
+        before, after = self._shares.get(uid), None
+        if sandbox is not None and node_name is not None and lifecycle.takes_room(sandbox):
+            asked = sandbox.spec.resources.requests
+            after = _Share(node_name, asked.cpu_millicores, asked.memory_bytes)
+        if before == after:
+            return False
+        if before is not None:
+            self._add(before, -1)
+            del self._shares[uid]
+        if after is not None:
+            self._add(after, 1)
+            self._shares[uid] = after
+        return before is not None
+
+    def _place(self, uid: str, node_name: str | None, *, is_waiting: bool) -> None:
+        if is_waiting:
+            self._unbound[uid] = None
+        else:
+            self._unbound.pop(uid, None)
+        before = self._placed.get(uid)
+        if before == node_name:
             return
-        used, requests = self._usage.get(node_name, NodeAmounts()), sandbox.spec.resources.requests
-        self._usage[node_name] = NodeAmounts(
-            cpu_millicores=used.cpu_millicores + sign * requests.cpu_millicores,
-            memory_bytes=used.memory_bytes + sign * requests.memory_bytes,
-            sandboxes=used.sandboxes + sign,
+        if before is not None:
+            self._bound[before].discard(uid)
+            del self._placed[uid]
+        if node_name is not None:
+            self._bound.setdefault(node_name, set()).add(uid)
+            self._placed[uid] = node_name
+
+    def _add(self, share: _Share, sign: int) -> None:
+        given = self._given.get(share.node_name, NodeAmounts())
+        self._given[share.node_name] = dataclasses.replace(
+            given,
+            cpu_millicores=given.cpu_millicores + sign * share.cpu_millicores,
+            memory_bytes=given.memory_bytes + sign * share.memory_bytes,
+            sandboxes=given.sandboxes + sign,
         )
 
 
-def is_finished(sandbox: Sandbox) -> bool:
-    """Whether its program has ended for good: Ready says False for a reason of an end."""
-    return any(condition.type == "Ready" and condition.status == "False" and condition.reason in _FINISHED for condition in sandbox.status.conditions)
+def _offer(node: SandboxNode) -> tuple[object, ...]:
+    """The parts of a node that scheduling reads."""
+    return (node.unschedulable, node.labels, node.taints, node.status.allocatable, scheduling.is_ready(node))
 
 
-def _is_ready(node: SandboxNode) -> bool:
-    return not any(condition.type == "Ready" and condition.status != "True" for condition in node.status.conditions)
+def _is_older(version: str, than: str) -> bool:
+    """resourceVersions are comparable numbers (KEP-5504); empty ones are never older."""
+    return version.isdigit() and than.isdigit() and int(version) < int(than)

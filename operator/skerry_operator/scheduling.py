@@ -1,109 +1,113 @@
-"""Which node a sandbox goes to. Pure: nodes and sandbox in, a decision out.
+"""Which node takes a sandbox. Pure: what every node has and gave comes in, a decision comes out.
 
-Filters as the scheduler has them for pods, then the least used node; the message of an unschedulable one counts nodes by reason.
+The filters are kube-scheduler's, in its order: unschedulable, node selector, taints, resources. The score is the dominant share:
+of what a node can give in CPU, memory and number of sandboxes, the part most used up; the least used node wins.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from skerry_api import names
 from skerry_api.node import NodeAmounts, SandboxNode, Taint
-from skerry_api.sandbox import Sandbox, Toleration
+from skerry_api.sandbox import SandboxSpec, Toleration
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node as scheduling sees it: what is allocated counts every sandbox bound to it, binds under way included."""
+    """A node, what the sandboxes bound to it asked for, and whether its heartbeat is heard."""
 
     node: SandboxNode
-    allocated: NodeAmounts
-    is_alive: bool
+    given: NodeAmounts = NodeAmounts()
+    is_alive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """The sandbox goes to this node."""
+    """This node takes it."""
 
     node_name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unschedulable:
-    """No node takes it; the message says why, with counts."""
+    """No node takes it; the message counts why, for people."""
 
     message: str
 
 
-def decide(sandbox: Sandbox, candidates: Sequence[Candidate]) -> Bound | Unschedulable:
-    """The node for *sandbox*: of those that fit, the one with the smallest used share after it, then fewest sandboxes, then by name."""
+def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unschedulable:
+    """The least used node that *spec* fits on; among equals the first by name."""
     reasons: Counter[str] = Counter()
-    fitting = []
+    best: tuple[float, int, str] | None = None
+    total = 0
     for candidate in candidates:
-        reason = refusal(sandbox, candidate)
-        if reason is None:
-            fitting.append(candidate)
-        else:
-            reasons[reason] += 1
-    if fitting:
-        best = min(fitting, key=lambda candidate: (_share(sandbox, candidate), candidate.allocated.sandboxes, candidate.node.name))
-        return Bound(best.node.name)
-    if not candidates:
-        return Unschedulable("0/0 nodes are available: no node has joined; start skerry-agent on one")
-    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-    return Unschedulable(f"0/{len(candidates)} nodes are available: {counts}.")
+        total += 1
+        against = tuple(_objections(spec, candidate))
+        if against:
+            reasons.update(against)
+            continue
+        score = (_dominant_share(spec, candidate), candidate.given.sandboxes, candidate.node.name)
+        if best is None or score < best:
+            best = score
+    if best is not None:
+        return Bound(best[2])
+    if not total:
+        return Unschedulable("0/0 nodes are available: no SandboxNode is registered.")
+    counted = ", ".join(sorted(f"{count} {reason}" for reason, count in reasons.items()))
+    return Unschedulable(f"0/{total} nodes are available: {counted}.")
 
 
-def refusal(sandbox: Sandbox, candidate: Candidate) -> str | None:
-    """Why *candidate* does not take *sandbox*, in words that can be counted; None when it does."""
-    node, spec = candidate.node, sandbox.spec
-    if not candidate.is_alive:
-        return "node(s) were not ready"
-    if node.unschedulable:
-        return "node(s) were unschedulable"
-    labels = {**dict(node.labels), names.HOSTNAME_LABEL: node.name}
-    if any(labels.get(key) != value for key, value in spec.node_selector):
-        return "node(s) didn't match the node selector"
-    if any(not is_tolerated(taint, spec.tolerations) for taint in node.taints):
-        return "node(s) had a taint that the sandbox didn't tolerate"
-    free = _free(candidate)
-    requests = spec.resources.requests
-    if free.sandboxes < 1:
-        return "Too many sandboxes"
-    if requests.cpu_millicores > free.cpu_millicores:
-        return "Insufficient cpu"
-    if requests.memory_bytes > free.memory_bytes:
-        return "Insufficient memory"
-    return None
+def is_ready(node: SandboxNode) -> bool:
+    """Whether the agent says that its node takes sandboxes."""
+    return any(each.type == "Ready" and each.status == "True" for each in node.status.conditions)
 
 
-def is_tolerated(taint: Taint, tolerations: Sequence[Toleration]) -> bool:
-    """Whether one of *tolerations* puts up with *taint*, by the rules that pods have."""
+def is_tolerated(taint: Taint, tolerations: Iterable[Toleration]) -> bool:
+    """Whether one of *tolerations* matches, as pods' tolerations do: no key with Exists matches all, no effect matches each."""
     return any(
         (not each.effect or each.effect == taint.effect)
-        and (not each.key or each.key == taint.key)
-        and (each.operator == "Exists" or (each.key == taint.key and each.value == taint.value))
+        and (
+            (each.operator == "Exists" and each.key in {"", taint.key})
+            or (each.operator == "Equal" and each.key == taint.key and each.value == taint.value)
+        )
         for each in tolerations
     )
 
 
-def _free(candidate: Candidate) -> NodeAmounts:
-    can, used = candidate.node.status.allocatable, candidate.allocated
-    return NodeAmounts(
-        cpu_millicores=can.cpu_millicores - used.cpu_millicores,
-        memory_bytes=can.memory_bytes - used.memory_bytes,
-        pids=can.pids - used.pids,
-        sandboxes=can.sandboxes - used.sandboxes,
-    )
+def _objections(spec: SandboxSpec, candidate: Candidate) -> Iterator[str]:
+    """Why not, by the first filter that says no; resources name each one that lacks."""
+    node = candidate.node
+    if not candidate.is_alive:
+        yield "node(s) were lost"
+    elif not is_ready(node):
+        yield "node(s) were not ready"
+    elif node.unschedulable:
+        yield "node(s) were unschedulable"
+    elif not set(spec.node_selector) <= set(node.labels):
+        yield "node(s) didn't match the node selector"
+    elif untolerated := [each for each in node.taints if not is_tolerated(each, spec.tolerations)]:
+        taint = untolerated[0]
+        yield f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"
+    else:
+        yield from _lacking(spec, candidate)
 
 
-def _share(sandbox: Sandbox, candidate: Candidate) -> float:
-    """The larger of the shares of CPU, memory and places in use once *sandbox* is there."""
-    can, used, more = candidate.node.status.allocatable, candidate.allocated, sandbox.spec.resources.requests
+def _lacking(spec: SandboxSpec, candidate: Candidate) -> Iterator[str]:
+    asked, given, can_give = spec.resources.requests, candidate.given, candidate.node.status.allocatable
+    if given.sandboxes + 1 > can_give.sandboxes:
+        yield "Too many sandboxes"
+    if asked.cpu_millicores and given.cpu_millicores + asked.cpu_millicores > can_give.cpu_millicores:
+        yield "Insufficient cpu"
+    if asked.memory_bytes and given.memory_bytes + asked.memory_bytes > can_give.memory_bytes:
+        yield "Insufficient memory"
+
+
+def _dominant_share(spec: SandboxSpec, candidate: Candidate) -> float:
+    asked, given, can_give = spec.resources.requests, candidate.given, candidate.node.status.allocatable
     return max(
-        (used.cpu_millicores + more.cpu_millicores) / max(can.cpu_millicores, 1),
-        (used.memory_bytes + more.memory_bytes) / max(can.memory_bytes, 1),
-        (used.sandboxes + 1) / max(can.sandboxes, 1),
+        (given.cpu_millicores + asked.cpu_millicores) / max(can_give.cpu_millicores, 1),
+        (given.memory_bytes + asked.memory_bytes) / max(can_give.memory_bytes, 1),
+        (given.sandboxes + 1) / max(can_give.sandboxes, 1),
     )

@@ -165,7 +165,7 @@ class Watch:
 
     def _parse(self, item: Any) -> Change:
         try:
-            sandbox = parse_sandbox(item)
+            sandbox = _parse_any_status(item)
         except _WRONG as error:
             metadata = (item.get("metadata") if isinstance(item, dict) else None) or {}
             return Invalid(
@@ -197,3 +197,13 @@ class Watch:
         longest = min(self._timing.shortest_pause * 2**self._failures, self._timing.longest_pause)
         self._failures = min(self._failures + 1, 16)
         await sleep(longest * (0.5 + self._fraction() / 2))
+
+
+def _parse_any_status(item: Any) -> Sandbox:
+    """A status that another version wrote, and that we cannot read, must not hide a sandbox that runs. Raises _WRONG."""
+    try:
+        return parse_sandbox(item)
+    except _WRONG:
+        if not isinstance(item, dict) or not item.get("status"):
+            raise
+        return parse_sandbox({**item, "status": {}})
