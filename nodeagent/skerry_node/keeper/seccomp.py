@@ -194,7 +194,7 @@ def _check_clone() -> list[Instruction]:
 
 
 def _check_socket() -> list[Instruction]:
-    families = [Instruction(_JUMP_EQUAL, value, if_true=len(_FAMILIES) + 3 - place) for place, value in enumerate(_FAMILIES)]
+    families = [Instruction(_JUMP_EQUAL, value, if_true=len(_FAMILIES) + 2 - place) for place, value in enumerate(_FAMILIES)]
     return [
         _load_argument(0),
         *families,
