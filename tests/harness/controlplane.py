@@ -87,9 +87,9 @@ class ControlPlane:
     def start_apiserver(self) -> None:
         """Start kube-apiserver, on the same port as before, and wait until it answers. Raises ProcessFailed."""
         self._processes["kube-apiserver"] = self._spawn(self._programs.kube_apiserver, self._apiserver_flags())
-        self._wait("ready", lambda: self._get("/readyz") == b"ok")
+        self._wait("ready", lambda: self.read("/readyz") == b"ok")
         # in its first second the server answers 503 here, and kubectl apply needs it
-        self._wait("openapi", lambda: bool(self._get("/openapi/v2", accept="application/com.github.proto-openapi.spec.v2.v1.0+protobuf")))
+        self._wait("openapi", lambda: bool(self.read("/openapi/v2", accept="application/com.github.proto-openapi.spec.v2.v1.0+protobuf")))
 
     def stop_apiserver(self) -> None:
         """Kill kube-apiserver: connections are refused until `start_apiserver`."""
@@ -122,10 +122,20 @@ class ControlPlane:
         """What `kubectl get ... -o json` answers."""
         return json.loads(self.kubectl("get", *args, "-o", "json").stdout)
 
+    def read(self, path: str, *, accept: str = "*/*") -> bytes:
+        """The body of a GET as admin, without kubectl's half second. Raises urllib.error.URLError, of which HTTPError is one."""
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
+        request = urllib.request.Request(self.url + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=5, context=self._tls) as answer:
+            return bytes(answer.read())
+
     def apply_crds(self) -> None:
         """Apply crds/ and wait until each is served."""
         self.kubectl("apply", "--server-side", "-f", CRDS)
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
+        for row in self.get("-f", CRDS)["items"]:  # established is not yet served: for a moment a list answers 429
+            path = f"/apis/{row['spec']['group']}/{row['spec']['versions'][0]['name']}/{row['spec']['names']['plural']}"
+            self._wait(path, lambda path=path: bool(self.read(path)))  # type: ignore[misc]
 
     def account_kubeconfig(self, namespace: str, account: str) -> str:
         """Path of a kubeconfig with a token of this ServiceAccount, for tests of RBAC."""
@@ -208,12 +218,6 @@ class ControlPlane:
             if time.monotonic() > deadline:
                 raise ProcessFailed(f"kube-apiserver is not {what} after {_READY_SECONDS:.0f} s; see {self.directory}")
             time.sleep(0.05)
-
-    def _get(self, path: str, *, accept: str = "*/*") -> bytes:
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
-        request = urllib.request.Request(self.url + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=5, context=self._tls) as answer:
-            return bytes(answer.read())
 
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:

@@ -62,9 +62,10 @@ class Process:
     def require_running(self, what: str) -> None:
         """Raise ProcessFailed when it has ended, while one waits for *what*."""
         if not self.is_running:
-            raise ProcessFailed(f"{self.name} ended with {self._popen.returncode} before {what}:\n{self.tail()}")
+            raise ProcessFailed(f"{self.name} ended with {self._popen.returncode} before {what}:\n{tail(self.log_path)}")
 
-    def tail(self, lines: int = 15) -> str:
-        """The last lines of its log."""
-        with open(self.log_path, encoding="utf-8", errors="replace") as file:
-            return "".join(file.readlines()[-lines:])
+
+def tail(path: str, lines: int = 15) -> str:
+    """The last lines of a log."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return "".join(file.readlines()[-lines:])

@@ -1,0 +1,48 @@
+"""The harness's cluster: its parts die and come back one by one, and it leaves the machine as it was."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+
+import pytest
+
+from tests.harness.agents import make_place
+from tests.harness.cluster import Cluster
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_three_agents_live_side_by_side_and_leave_nothing(tmp_path):
+    """Each has its own keeper; a killed part comes back; the ledger sees to what is left."""
+    with Cluster.start(str(tmp_path), agents=3) as cluster:
+        nodes = cluster.plane.get("sandboxnodes")["items"]
+        assert {row["metadata"]["name"] for row in nodes} == {agent.name for agent in cluster.agents}
+        keepers = {agent.find_keeper() for agent in cluster.agents}
+        assert len(keepers - {None}) == 3
+        first = cluster.agents[0]
+        first.restart()
+        first.wait_ready()
+        assert first.find_keeper() in keepers
+        first.kill_keeper()
+        _wait_for_other_keeper(first, keepers)
+        cluster.restart_operator()
+        assert cluster.operator_pid is not None
+
+
+def _wait_for_other_keeper(agent, old):
+    deadline = time.monotonic() + 15
+    while agent.find_keeper() in old | {None}:
+        assert time.monotonic() < deadline, "no new keeper"
+        time.sleep(0.05)
+
+
+def test_places_share_nothing(tmp_path):
+    """Two agents, of one cluster or of two, have no path, name, address or id in common."""
+    places = [make_place(index, str(tmp_path), tag=tag, count=16) for tag in ("a1", "b2") for index in range(16)]
+    for name in ("node_name", "state_dir", "run_dir", "cgroup_parent", "bridge", "address_range"):
+        assert len({getattr(place, name) for place in places}) == len(places), name
+    ids = sorted(place.id_base for place in places[:16])
+    assert all(later - earlier >= 1024 * 65_536 for earlier, later in itertools.pairwise(ids))
+    assert max(ids) + 1024 * 65_536 < 2**31
+    assert all(len(place.bridge) <= 15 for place in places)
