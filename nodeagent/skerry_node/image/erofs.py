@@ -68,7 +68,7 @@ class Writer:
         self._write_directories(root, nodes)
         meta_block = self._next_block
         self._write_inodes(nodes, meta_block * BLOCK)
-        blocks = meta_block + -(-meta_bytes // BLOCK)
+        blocks = meta_block + -(-(meta_bytes + _XATTR_HEADER.size) // BLOCK)  # fsck.erofs 1.5 reads so far past the last inode
         os.ftruncate(self._fd, blocks * BLOCK)
         superblock = _SUPERBLOCK.pack(
             _MAGIC, 0, _COMPAT_MTIME, 12, 0, root.slot, len(nodes), 0, 0, blocks, meta_block, 0,

@@ -84,6 +84,10 @@ class Store:
             found = next((image for image in images if image.digest == wanted.digest), None)
         return found
 
+    def close(self) -> None:
+        """Give up the directory's descriptor; the store is of no use afterwards."""
+        os.close(self.layers_fd)
+
     @contextlib.contextmanager
     def hold(self, diff_ids: Iterable[str]) -> Iterator[None]:
         """Keep these layers, there or to come, while an image is brought in; those that no image uses at the end go."""
