@@ -1,7 +1,8 @@
-"""One nft table per bridge: translation for what leaves, and no way from a sandbox to the node itself.
+"""One nft table per bridge: translation for what leaves, and no way from a sandbox to the node itself or to a neighbour.
 
 Written once when the agent starts, in one transaction that replaces the old one, so that the rules stand when the agent is dead and no packet
-meets half of them. The `nft` command does it: nothing of this is on the launch path.
+meets half of them. The `nft` command does it, because nothing of this is on the launch path and its text is what an administrator reads back
+with `nft list ruleset`; rules that change with each sandbox will need sets, and netlink.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ class RulesFailed(Exception):
 
 
 def render_rules(bridge: str, network: ipaddress.IPv4Network) -> str:
-    """The transaction that puts the table in place of whatever was there."""
+    """The transaction that puts the table in place of whatever was there. Names match, not indices: the bridge may come later.
+
+    Link-local addresses are where clouds keep their metadata, and some of them their resolver: only the resolver is reached.
+    """
     table = table_name(bridge)
     return f"""
 table inet {table} {{}}
@@ -28,7 +32,11 @@ table inet {table} {{
     chain forward {{
         type filter hook forward priority filter; policy accept;
         iifname "{bridge}" oifname "{bridge}" drop
+        iifname "{bridge}" meta nfproto ipv6 drop
+        oifname "{bridge}" meta nfproto ipv6 drop
         iifname "{bridge}" ip saddr != {network} drop
+        iifname "{bridge}" ip daddr 169.254.0.0/16 meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname "{bridge}" ip daddr 169.254.0.0/16 drop
         oifname "{bridge}" ct state invalid drop
     }}
     chain input {{
