@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import time
 
@@ -28,6 +29,16 @@ def test_three_agents_live_side_by_side_and_leave_nothing(tmp_path):
         _wait_for_other_keeper(first, keepers)
         cluster.restart_operator()
         assert cluster.operator_pid is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_ending_takes_running_sandboxes_along(tmp_path):
+    """A sandbox that runs as the cluster ends is ended and removed with it, finalizer or not."""
+    with Cluster.start(str(tmp_path)) as cluster:
+        spec = {"image": "busybox", "command": ["sleep", "1000"], "nodeName": cluster.agents[0].name}
+        body = {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": {"name": "sleeper"}, "spec": spec}
+        cluster.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
+        cluster.plane.kubectl("wait", "sandbox/sleeper", "--for=jsonpath={.status.phase}=Running", "--timeout=20s")
 
 
 def _wait_for_other_keeper(agent, old):

@@ -1,7 +1,7 @@
 """The books of the machine: what carries our name in the kernel and on disk, before a test and after it.
 
 Only what is ours counts, for a machine is busy with other things: names with `skerry`, links with `sk`, paths below the session's own
-temporary directory, and what processes of this session hold.
+temporary directory, and what processes of this session hold; less what a neighbour's agent owns (neighbours.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.harness import subreaper
+from tests.harness import neighbours, subreaper
 
 PATIENCE_SECONDS = 5.0  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
 _FILE = re.compile(r"skerry|^sk[-_.\d]")
@@ -55,7 +55,9 @@ def snapshot(scope: Scope) -> Snapshot:
         "open file": _open_files,
         "file": _files,
     }
-    return {kind: Counter(read()) for kind, read in kinds.items()}
+    found = {kind: list(read()) for kind, read in kinds.items()}
+    theirs = neighbours.learn(lambda: _descendants(scope.pid) | {scope.pid})
+    return {kind: Counter(line for line in lines if not neighbours.is_theirs(line, theirs)) for kind, lines in found.items()}
 
 
 def diff(before: Snapshot, after: Snapshot) -> list[str]:

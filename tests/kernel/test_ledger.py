@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.harness import ledger as books
-from tests.harness import subreaper
+from tests.harness import neighbours, subreaper
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _NET, _MNT_DETACH = 0x40000000, 2  # unshare(2), umount2(2)
@@ -137,3 +137,19 @@ def test_orphans_are_ours_and_are_reaped(ledger_scope: books.Scope):
     while os.path.exists(f"/proc/{orphan}"):
         assert time.monotonic() < deadline, "a dead orphan is still there"
         time.sleep(0.01)
+
+
+def test_a_neighbours_agent_is_not_ours():
+    """What another session's command lines name is left out; what merely looks alike is not."""
+    theirs = neighbours._agent_names("python -m skerry_node --bridge=skerrydemo --run-dir=/run/skerry-demo-0 --cgroup-parent=skerry-demo-0")
+    for text in (
+        "/run/skerry-demo-0",
+        "/sys/fs/cgroup/pids/skerry-demo-0/sandboxes/1",
+        "skdemo-a1",
+        "skerrydemo",
+        'table {"name": "skerry-skerrydemo"}',
+    ):
+        assert neighbours.is_theirs(text, theirs), text
+    for text in ("/run/skerry-demo-1", "skdemo1-a", "skerry0", "/sys/fs/cgroup/pids/skerry/1"):
+        assert not neighbours.is_theirs(text, theirs), text
+    assert neighbours.is_theirs("sk0-2", neighbours._agent_names("skerry-agent --standalone"))
