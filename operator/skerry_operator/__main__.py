@@ -1,81 +1,108 @@
-"""`skerry-operator`: the cluster's one operator. Several may run; the holder of the Lease writes."""
+"""`skerry-operator`: wait for the Lease, look at everything, then watch. Clocks and randomness come in here."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
+import datetime
 import logging
-import os
-import signal
-import socket
 import sys
-from collections.abc import Sequence
-from typing import Any
+import time
 
 import kopf
-from prometheus_client import start_http_server
 
-from skerry_operator import handlers, kubeapi
+from skerry_operator import access, errors, handlers, settings
+from skerry_operator.client import Client
 from skerry_operator.controller import Controller
+from skerry_operator.events import Recorder
+from skerry_operator.inventory import Inventory
+from skerry_operator.kubeapi import KubeApi
 from skerry_operator.lease import Leadership
+from skerry_operator.lifecycle import render_time
+from skerry_operator.metrics import Metrics
+from skerry_operator.nodewatch import NodeWatch
 from skerry_operator.settings import Settings
 
+_LOG = logging.getLogger("skerry.operator")
+_SYNC_RETRY_SECONDS = 1.0
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run until asked to stop."""
-    settings = read_settings(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+
+def main() -> None:
+    """The console script."""
+    given = settings.parse(sys.argv[1:])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    if settings.kubeconfig:
-        os.environ["KUBECONFIG"] = settings.kubeconfig
-    if settings.metrics_port:
-        start_http_server(settings.metrics_port)
-    asyncio.run(run(settings))
+    try:
+        asyncio.run(_run(given))
+    except* errors.OperatorError as group:
+        sys.exit(f"skerry-operator: {_first(group)}")
 
 
-async def run(settings: Settings) -> None:
-    """Run the operator until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    api = await kubeapi.connect(settings.kubeconfig)
-    leadership = Leadership(api, settings)
-    controller = Controller(settings, api, leadership)
-    tasks = [
-        asyncio.create_task(leadership.run()),
-        asyncio.create_task(controller.run()),
-        asyncio.create_task(_watch(controller, stop)),
-    ]
-    await asyncio.wait([*tasks, asyncio.create_task(stop.wait())], return_when=asyncio.FIRST_COMPLETED)
-    for task in tasks:
-        task.cancel()
-    results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
-    await api.close()
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+def _first(error: BaseException) -> BaseException:
+    """What went wrong first, out of the groups that tasks wrap it in."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
-async def _watch(controller: Controller, stop: asyncio.Event) -> None:
-    with contextlib.suppress(asyncio.CancelledError):
-        await kopf.operator(
-            registry=handlers.make_registry(controller), clusterwide=True, standalone=True, stop_flag=stop, settings=kopf.OperatorSettings()
-        )
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
 
 
-def read_settings(argv: Sequence[str] | None) -> Settings:
-    """Settings from flags."""
-    parser = argparse.ArgumentParser(prog="skerry-operator", description="Binds sandboxes to nodes, expires them, declares nodes lost.")
-    parser.add_argument(
-        "--kubeconfig", default=os.environ.get("KUBECONFIG"), help="how to reach the API server (default: KUBECONFIG, or the pod's account)"
+async def _run(given: Settings) -> None:
+    entrance = await access.load(given.kubeconfig)
+    connection = Client(entrance)
+    leadership = Leadership(
+        connection, namespace=given.system_namespace, identity=given.identity, lease_seconds=given.lease_seconds, monotonic=time.monotonic, now=_now
     )
-    parser.add_argument("--system-namespace", default="skerry-system", help="where the Leases are (default: skerry-system)")
-    parser.add_argument("--node-lost-seconds", type=float, default=40.0, help="a node without heartbeat for so long is lost (default: 40)")
-    parser.add_argument("--lease-seconds", type=float, default=15.0, help="how long leadership lasts without renewal (default: 15)")
-    parser.add_argument("--metrics-port", type=int, default=0, help="port for Prometheus (default: none)")
-    parser.add_argument("--identity", default=f"{socket.gethostname()}-{os.getpid()}", help="who holds the Lease (default: host and pid)")
-    return Settings(**vars(parser.parse_args(argv)))
+    metrics = Metrics()
+    if given.metrics_port:
+        metrics.serve(given.metrics_port)
+    try:
+        await leadership.acquire()
+        await _lead(given, entrance, connection, leadership, metrics)
+    finally:
+        await leadership.release()
+        await connection.close()
+
+
+async def _lead(given: Settings, entrance: access.Access, connection: Client, leadership: Leadership, metrics: Metrics) -> None:
+    """Until a signal ends kopf, or the Lease is lost."""
+    inventory = Inventory()
+    kubeapi = KubeApi(connection, leadership, system_namespace=given.system_namespace)
+    recorder = Recorder(kubeapi, now=lambda: render_time(_now()))
+    watch = NodeWatch(kubeapi, inventory, recorder, settings=given, metrics=metrics, monotonic=time.monotonic, now=_now)
+    controller = Controller(kubeapi, inventory, watch, recorder, settings=given, metrics=metrics, now=_now)
+    keeping = asyncio.create_task(leadership.keep())
+    working = asyncio.create_task(_work(controller, recorder))
+    watching = asyncio.create_task(
+        kopf.operator(registry=handlers.make_registry(controller, entrance), settings=handlers.make_settings(), standalone=True, clusterwide=True)
+    )
+    tasks = (keeping, working, watching)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in tasks:
+            if task.done():
+                task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with contextlib.suppress(asyncio.CancelledError, errors.OperatorError, ExceptionGroup):
+                await task
+
+
+async def _work(controller: Controller, recorder: Recorder) -> None:
+    while True:
+        try:
+            await controller.sync()
+            break
+        except errors.RequestFailed as error:
+            _LOG.warning("nothing known yet problem=%s", error)
+            await asyncio.sleep(_SYNC_RETRY_SECONDS)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(recorder.run())
+        group.create_task(controller.run())
 
 
 if __name__ == "__main__":

@@ -1,179 +1,240 @@
-"""The operator's one decision loop: events fill the inventory; what waits is bound; what is lost or over is dealt with. Effects go by KubeApi."""
+"""Brings each sandbox to where it belongs: asks the pure rooms for one decision, makes one write, and lets the answer bring the next.
+
+A sandbox is worked on by one coroutine at a time; news that come meanwhile make it look again. Nothing is decided before the first
+complete list, because a decision made on half a picture spends room twice.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import logging
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Coroutine
 from typing import Any
 
-from skerry_api import names
-from skerry_api.errors import InvalidManifest
 from skerry_api.node import parse_node
-from skerry_api.sandbox import Sandbox, parse_sandbox
-from skerry_operator import inventory, lifecycle, metrics, scheduling
-from skerry_operator.errors import ApiUnavailable, Conflict, Gone
+from skerry_api.sandbox import Sandbox, TerminationReason, parse_sandbox
+from skerry_operator import errors, lifecycle, scheduling
+from skerry_operator.client import Json
+from skerry_operator.events import Recorder
+from skerry_operator.inventory import Inventory
 from skerry_operator.kubeapi import KubeApi
-from skerry_operator.lease import Leadership
+from skerry_operator.metrics import Metrics
+from skerry_operator.nodewatch import NodeWatch
 from skerry_operator.settings import Settings
 
-_LOG = logging.getLogger("skerry.operator")
+_LOG = logging.getLogger("skerry.controller")
+_CHUNK = 256
+"""Sandboxes looked at together where all are: enough to fill the connections, few enough to let events through."""
+_RETRY_SECONDS, _MAX_RETRY_SECONDS = 0.5, 30.0
+_PAUSE_SECONDS = 0.02
+"""Between two passes over all that wait, so that many events of room make one pass."""
 
 
 class Controller:
-    """Everything the operator knows and does. Events may come in any order and any number of times."""
+    """Takes events in, writes decisions out."""
 
-    def __init__(self, settings: Settings, api: KubeApi, leadership: Leadership) -> None:
-        self.inventory = inventory.Inventory()
-        self._settings = settings
-        self._api = api
-        self._leadership = leadership
-        self._binding: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
+    def __init__(
+        self, kubeapi: KubeApi, inventory: Inventory, watch: NodeWatch, recorder: Recorder, *,
+        settings: Settings, metrics: Metrics, now: Callable[[], datetime.datetime],
+    ) -> None:  # fmt: skip
+        self._kubeapi = kubeapi
+        self._inventory = inventory
+        self._watch = watch
+        self._recorder = recorder
+        self._metrics = metrics
+        self._resync_seconds = settings.resync_seconds
+        self._now = now
+        self._is_synced = False
+        self._room = asyncio.Event()
+        self._busy: set[str] = set()
+        self._again: set[str] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._failed: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        metrics.pending.set_function(inventory.unbound_count)
 
-    def see_sandbox(self, kind: str | None, raw: Mapping[str, Any]) -> None:
-        """A sandbox appeared, changed or went."""
-        uid = raw["metadata"]["uid"]
-        if kind == "DELETED":
-            had_node = self.inventory.node_of(uid) is not None
-            self.inventory.drop_sandbox(uid)
-            if had_node:
-                self._wake.set()
-            return
-        try:
-            sandbox = parse_sandbox(raw)
-        except InvalidManifest as error:
-            _LOG.warning("invalid sandbox uid=%s problem=%s", uid, error)
-            return
-        old = self.inventory.sandboxes.get(uid)
-        if old is not None and _version(old) > _version(sandbox):
-            return
-        freed = old is not None and not inventory.is_finished(old) and inventory.is_finished(sandbox)
-        self.inventory.put_sandbox(sandbox)
-        if freed:
-            self._wake.set()
-        if self.inventory.node_of(uid) is None and sandbox.metadata.deletion_timestamp is None:
-            self._try_bind(sandbox)
+    async def take_sandbox(self, raw: Json, *, is_deleted: bool) -> None:
+        """An event of a sandbox: remember it, and do what it needs."""
+        uid = str(raw["metadata"]["uid"])
+        if is_deleted:
+            self._forget(uid)
+        elif self._remember(raw) and self._is_synced:
+            await self.reconcile(uid)
 
-    def see_node(self, kind: str | None, raw: Mapping[str, Any]) -> None:
-        """A node appeared, changed or went."""
+    def take_node(self, raw: Json, *, is_deleted: bool) -> None:
+        """An event of a node: remember it, and look at those that wait if it made room."""
         node = parse_node(raw)
-        if kind == "DELETED":
-            self.inventory.nodes.pop(node.name, None)
-        else:
-            self.inventory.nodes[node.name] = node
-        self._wake.set()
+        if is_deleted:
+            self._inventory.forget_node(node.name)
+        if is_deleted or self._inventory.apply_node(node):
+            self._room.set()
 
-    def see_lease(self, kind: str | None, raw: Mapping[str, Any]) -> None:
-        """A heartbeat. The Lease of a node has its name."""
-        name, spec = raw["metadata"]["name"], raw.get("spec") or {}
-        if raw["metadata"].get("namespace") != self._settings.system_namespace or kind == "DELETED":
-            return
-        was = self.inventory.is_alive(name, now=time.monotonic(), lost_seconds=self._settings.node_lost_seconds)
-        self.inventory.beat(name, str(spec.get("renewTime")), now=time.monotonic())
-        if not was:
-            self._wake.set()
+    async def sync(self) -> None:
+        """The first complete picture; decisions are made from here on. Raises errors.RequestFailed."""
+        for raw in await self._kubeapi.list_nodes():
+            self.take_node(raw, is_deleted=False)
+        for raw in await self._kubeapi.list_sandboxes():
+            self._remember(raw)
+        self._is_synced = True
+        self._spawn(self._reconcile_all(self._inventory.uids()))
 
     async def run(self) -> None:
-        """Sweep for ever: those that wait, those on lost nodes, those whose time is over."""
+        """For ever: try those that wait when room appears, and compare with complete lists. Call after `sync`."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch.run(self._node_changed))
+            group.create_task(self._retry_waiting())
+            group.create_task(self._resync())
+
+    async def reconcile(self, uid: str) -> None:
+        """Do what *uid* needs; returns at once when that is being done."""
+        self._again.add(uid)
+        if uid in self._busy:
+            return
+        self._busy.add(uid)
+        try:
+            while uid in self._again:
+                self._again.discard(uid)
+                await self._step(uid)
+        finally:
+            self._busy.discard(uid)
+
+    async def _step(self, uid: str) -> None:
+        sandbox = self._inventory.find_sandbox(uid)
+        if sandbox is None:
+            return
+        node_name = sandbox.spec.node_name
+        is_lost = node_name is not None and self._watch.is_lost(node_name)
+        action = lifecycle.decide(sandbox, is_node_lost=is_lost, now=self._now())
+        if action is None:
+            return
+        try:
+            await self._perform(sandbox, action)
+        except errors.LeadershipLost:
+            return  # the keeper of the Lease ends the process
+        except errors.NotFound:
+            self._forget(uid)
+        except errors.RequestFailed as error:
+            self._fail(sandbox, action, error)
+        else:
+            self._failed.pop(uid, None)
+
+    async def _perform(self, sandbox: Sandbox, action: lifecycle.Action) -> None:
+        match action:
+            case lifecycle.Place():
+                await self._place(sandbox)
+            case lifecycle.Protect():
+                self._inventory.apply_answer(await self._kubeapi.add_finalizer(sandbox))
+            case lifecycle.Release():
+                await self._kubeapi.remove_finalizer(sandbox)
+                _LOG.info("released uid=%s node=%s", sandbox.metadata.uid, sandbox.spec.node_name)
+            case lifecycle.MarkLost():
+                self._inventory.apply_answer(await self._kubeapi.write_status(sandbox, lifecycle.lost_status(sandbox, now=self._now())))
+                self._recorder.about_sandbox(
+                    sandbox, reason=TerminationReason.NODE_LOST.value, message=f"node {sandbox.spec.node_name} sends no heartbeat"
+                )
+            case lifecycle.ConfirmScheduled():
+                status = lifecycle.scheduled_status(sandbox, unschedulable=None, now=self._now())
+                self._inventory.apply_answer(await self._kubeapi.write_status(sandbox, status))
+            case lifecycle.Expire():
+                await self._kubeapi.delete(sandbox)
+                self._metrics.expired.inc()
+                _LOG.info("expired uid=%s", sandbox.metadata.uid)
+            case lifecycle.Wait(seconds):
+                self._look_again(sandbox.metadata.uid, seconds)
+
+    async def _place(self, sandbox: Sandbox) -> None:
+        started, uid = asyncio.get_running_loop().time(), sandbox.metadata.uid
+        decision = scheduling.schedule(sandbox.spec, self._inventory.candidates(self._watch.is_alive))
+        if isinstance(decision, scheduling.Bound):
+            self._inventory.assume(uid, decision.node_name)
+            try:
+                answer = await self._kubeapi.bind(sandbox, decision.node_name)
+            except BaseException:
+                self._inventory.unassume(uid)
+                self._room.set()
+                raise
+            self._inventory.apply_answer(answer)
+            self._metrics.binds.inc()
+            self._metrics.bind_seconds.observe(asyncio.get_running_loop().time() - started)
+            return
+        known = lifecycle.find_condition(sandbox, "Scheduled")
+        if known is not None and known.status == "False" and known.message == decision.message:
+            return
+        status = lifecycle.scheduled_status(sandbox, unschedulable=decision.message, now=self._now())
+        self._inventory.apply_answer(await self._kubeapi.write_status(sandbox, status))
+        self._recorder.about_sandbox(sandbox, reason="FailedScheduling", message=decision.message)
+
+    def _fail(self, sandbox: Sandbox, action: lifecycle.Action, error: errors.RequestFailed) -> None:
+        uid = sandbox.metadata.uid
+        newest = self._inventory.find_sandbox(uid)
+        if isinstance(error, errors.Conflict) and newest is not None and newest is not sandbox:
+            self._again.add(uid)  # its newer self is here already
+            return
+        self._metrics.failures.labels(type(action).__name__).inc()
+        tries = self._failed[uid] = self._failed.get(uid, 0) + 1
+        delay = min(_RETRY_SECONDS * 2 ** (tries - 1), _MAX_RETRY_SECONDS)
+        _LOG.warning("write failed uid=%s action=%s again_in=%.1f problem=%s", uid, type(action).__name__, delay, error)
+        self._look_again(uid, delay)
+
+    def _remember(self, raw: Json) -> bool:
+        """Whether *raw* is a sandbox that we understand."""
+        try:
+            has_room = self._inventory.apply_sandbox(parse_sandbox(raw))
+        except (ValueError, KeyError, TypeError) as error:
+            _LOG.warning("not understood uid=%s problem=%s", raw["metadata"].get("uid"), error)
+            return False
+        if has_room:
+            self._room.set()
+        return True
+
+    def _forget(self, uid: str) -> None:
+        if (timer := self._timers.pop(uid, None)) is not None:
+            timer.cancel()
+        self._failed.pop(uid, None)
+        if self._inventory.forget_sandbox(uid):
+            self._room.set()
+
+    def _node_changed(self, names: frozenset[str]) -> None:
+        self._room.set()
+        self._spawn(self._reconcile_all({uid for name in names for uid in self._inventory.uids_on(name)}))
+
+    def _look_again(self, uid: str, seconds: float) -> None:
+        if (timer := self._timers.pop(uid, None)) is not None:
+            timer.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[uid] = loop.call_later(max(seconds, 0.0), lambda: self._spawn(self.reconcile(uid)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _reconcile_all(self, uids: Collection[str]) -> None:
+        listed = list(uids)
+        for start in range(0, len(listed), _CHUNK):
+            await asyncio.gather(*(self.reconcile(uid) for uid in listed[start : start + _CHUNK]))
+
+    async def _retry_waiting(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._settings.sweep_seconds)
-            self._wake.clear()
-            if self._leadership.is_held:
-                await self._sweep()
+            await self._room.wait()
+            self._room.clear()
+            await self._reconcile_all(self._inventory.unbound_uids())
+            await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _sweep(self) -> None:
-        for sandbox in self.inventory.pending():
-            self._try_bind(sandbox)
-        now = time.monotonic()
-        for name in self.inventory.bound_nodes():
-            if name not in self.inventory.heartbeats and name in self.inventory.nodes:
-                self.inventory.beat(name, "", now=now)  # a node that we have only just heard of gets its whole time
-            elif name not in self.inventory.nodes and name not in self.inventory.heartbeats:
-                self.inventory.beat(name, "", now=now)
-            if not self.inventory.is_alive(name, now=now, lost_seconds=self._settings.node_lost_seconds):
-                await self._deal_with_lost(name)
-        moment = datetime.datetime.now(datetime.UTC)
-        for sandbox in [each for each in self.inventory.sandboxes.values() if lifecycle.is_expired(each, now=moment)]:
-            await self._guard(self._api.delete(sandbox), "delete", sandbox)
-        metrics.PENDING.set(len(self.inventory.pending()))
-
-    def _try_bind(self, sandbox: Sandbox) -> None:
-        if not self._leadership.is_held:
-            return
-        began = time.monotonic()
-        candidates = self.inventory.candidates(now=began, lost_seconds=self._settings.node_lost_seconds)
-        decision = scheduling.decide(sandbox, candidates)
-        match decision:
-            case scheduling.Bound(node_name):
-                self.inventory.assume(sandbox.metadata.uid, node_name)
-                self._start(self._bind(sandbox, node_name))
-            case scheduling.Unschedulable(message):
-                status = lifecycle.unschedulable_status(sandbox, message=message, now=_now())
-                if status is not None:
-                    self._start(self._report_unschedulable(sandbox, message))
-        metrics.DECISIONS.observe(time.monotonic() - began)
-
-    async def _bind(self, sandbox: Sandbox, node_name: str) -> None:
-        try:
-            await self._api.bind(sandbox, node_name)
-            metrics.BINDS.inc()
-        except (Conflict, Gone, ApiUnavailable) as error:
-            _LOG.warning("bind failed uid=%s node=%s problem=%s", sandbox.metadata.uid, node_name, error)
-            self.inventory.forget_assumption(sandbox.metadata.uid)
-            self._wake.set()
-
-    async def _report_unschedulable(self, sandbox: Sandbox, message: str) -> None:
-        status = lifecycle.unschedulable_status(sandbox, message=message, now=_now())
-        if status is None:
-            return
-        await self._guard(self._api.write_status(sandbox, status), "report", sandbox)
-        await self._guard(self._post_event(sandbox, "FailedScheduling", message), "event", sandbox)
-
-    async def _deal_with_lost(self, node_name: str) -> None:
-        for sandbox in list(self.inventory.on_node(node_name)):
-            if lifecycle.must_release(sandbox):
-                await self._guard(self._api.remove_finalizer(sandbox), "release", sandbox)
+    async def _resync(self) -> None:
+        """What a restarted watch did not tell: objects that went while it was away."""
+        while True:
+            await asyncio.sleep(self._resync_seconds)
+            known_uids, known_nodes = self._inventory.uids(), self._inventory.node_names()
+            try:
+                uids = await self._kubeapi.list_sandbox_uids()
+                nodes = {str(raw["metadata"]["name"]) for raw in await self._kubeapi.list_nodes()}
+            except errors.RequestFailed as error:
+                _LOG.warning("not compared problem=%s", error)
                 continue
-            status = lifecycle.lost_status(sandbox, now=_now())
-            if status is not None:
-                await self._guard(self._api.write_status(sandbox, status), "mark lost", sandbox)
-                await self._guard(self._post_event(sandbox, "NodeLost", f"node {node_name} has sent no heartbeat"), "event", sandbox)
-
-    async def _post_event(self, sandbox: Sandbox, reason: str, message: str) -> None:
-        meta, now = sandbox.metadata, _now()
-        involved = {
-            "apiVersion": names.API_VERSION, "kind": names.SANDBOX_KIND, "name": meta.name, "namespace": meta.namespace, "uid": meta.uid,
-        }  # fmt: skip
-        body = {
-            "apiVersion": "v1", "kind": "Event", "metadata": {"generateName": f"{meta.name[:50]}.", "namespace": meta.namespace},
-            "involvedObject": involved, "reason": reason, "message": message[:1024], "type": "Warning", "count": 1,
-            "firstTimestamp": now, "lastTimestamp": now, "source": {"component": "skerry-operator"},
-        }  # fmt: skip
-        await self._api.request("POST", f"/api/v1/namespaces/{meta.namespace}/events", body)
-
-    async def _guard(self, effect: Any, what: str, sandbox: Sandbox) -> None:
-        try:
-            await effect
-        except Gone:
-            return
-        except (Conflict, ApiUnavailable) as error:
-            _LOG.warning("%s failed uid=%s problem=%s", what, sandbox.metadata.uid, error)
-
-    def _start(self, effect: Any) -> None:
-        task = asyncio.get_running_loop().create_task(effect)
-        self._binding.add(task)
-        task.add_done_callback(self._binding.discard)
-
-
-def _version(sandbox: Sandbox) -> int:
-    version = sandbox.metadata.resource_version
-    return int(version) if version.isdigit() else 0
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+            for uid in known_uids - uids:
+                self._forget(uid)
+            for name in known_nodes - nodes:
+                self._inventory.forget_node(name)
+            await self._reconcile_all(self._inventory.uids())

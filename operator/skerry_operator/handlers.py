@@ -1,4 +1,4 @@
-"""kopf's doors: each hands the event to the controller and does nothing else. No kopf finalizer, annotation or peering is used."""
+"""Doors: kopf's events go in here, raw, and nothing comes back. kopf writes nothing: no annotations, no finalizers, no events, no peering."""
 
 from __future__ import annotations
 
@@ -7,37 +7,39 @@ from typing import Any
 import kopf
 
 from skerry_api import names
+from skerry_operator.access import Access
 from skerry_operator.controller import Controller
 
 
-def make_registry(controller: Controller) -> kopf.OperatorRegistry:
-    """The handlers for *controller*."""
+def make_registry(controller: Controller, access: Access) -> kopf.OperatorRegistry:
+    """Who is called when."""
     registry = kopf.OperatorRegistry()
 
-    @kopf.on.startup(registry=registry)
-    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.batching.batch_window = 0
-        settings.posting.enabled = False
-        settings.peering.standalone = True
-        settings.scanning.disabled = True
-        settings.watching.server_timeout = 300
-        settings.watching.client_timeout = 330
-
     @kopf.on.login(registry=registry)
-    async def log_in(**arguments: Any) -> kopf.ConnectionInfo | None:
-        """As kubectl does: the pod's own account, or KUBECONFIG."""
-        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        scheme, _separator, token = (await access.headers()).get("Authorization", "").partition(" ")
+        return kopf.ConnectionInfo(
+            server=access.server, ca_path=access.ca_path, insecure=access.is_insecure, scheme=scheme or None, token=token or None,
+            certificate_path=access.certificate_path, private_key_path=access.key_path,
+        )  # fmt: skip
 
     @kopf.on.event(names.GROUP, names.VERSION, names.SANDBOX_PLURAL, registry=registry)
-    async def on_sandbox(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - kopf's own name
-        controller.see_sandbox(type, dict(body))
+    async def sandbox(event: kopf.RawEvent, **_: Any) -> None:
+        await controller.take_sandbox(event["object"], is_deleted=event["type"] == "DELETED")
 
     @kopf.on.event(names.GROUP, names.VERSION, names.NODE_PLURAL, registry=registry)
-    async def on_node(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
-        controller.see_node(type, dict(body))
-
-    @kopf.on.event("coordination.k8s.io", "v1", "leases", registry=registry)
-    async def on_lease(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002
-        controller.see_lease(type, dict(body))
+    async def node(event: kopf.RawEvent, **_: Any) -> None:
+        controller.take_node(event["object"], is_deleted=event["type"] == "DELETED")
 
     return registry
+
+
+def make_settings() -> kopf.OperatorSettings:
+    """Of kopf, the watching only."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.scanning.disabled = True
+    settings.queueing.idle_timeout = 1.0  # a worker per object lives on in memory for so long
+    settings.networking.error_backoffs = (0.2, 0.5, 1, 2, 5)
+    return settings

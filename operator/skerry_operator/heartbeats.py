@@ -6,7 +6,7 @@ Time in which we could not read, and a restart, are never held against a node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 
@@ -17,6 +17,7 @@ class Heartbeats:
     lost_seconds: float
     _readings: dict[str, tuple[str, float]] = field(default_factory=dict)
     """Node name -> the renewal last read, and the reading at which it was new."""
+    _heard: set[str] = field(default_factory=set)
     _read_at: float | None = None
 
     def observe(self, renewals: Mapping[str, str], now: float) -> None:
@@ -27,15 +28,26 @@ class Heartbeats:
         for name in renewals.keys() | self._readings.keys():
             known, since = self._readings.get(name, ("", now))
             renewal = renewals.get(name, known)
-            self._readings[name] = (renewal, since + excused) if renewal == known else (renewal, now)
+            if renewal == known:
+                self._readings[name] = (renewal, since + excused)
+                continue
+            if known:
+                self._heard.add(name)
+            self._readings[name] = (renewal, now)
 
     def expect(self, name: str, now: float) -> None:
         """A node of this name should be heard from now on."""
         self._readings.setdefault(name, ("", now))
 
-    def forget(self, name: str) -> None:
-        """Nobody is bound to that node, and it is not registered."""
-        self._readings.pop(name, None)
+    def retain(self, names: Collection[str]) -> None:
+        """Only these matter: registered, or with sandboxes."""
+        for name in self._readings.keys() - set(names):
+            del self._readings[name]
+            self._heard.discard(name)
+
+    def is_heard(self, name: str) -> bool:
+        """Whether a renewal was seen to happen: a Lease that merely exists may be an old one."""
+        return name in self._heard and not self.is_lost(name)
 
     def is_lost(self, name: str) -> bool:
         """Whether *name* was silent for too long at the last reading. A node never heard of has its time first."""

@@ -164,5 +164,5 @@ def _offer(node: SandboxNode) -> tuple[object, ...]:
 
 
 def _is_older(version: str, than: str) -> bool:
-    """resourceVersions are comparable numbers (KEP-5504); empty ones are never older."""
+    """Versions of one resource are comparable numbers (KEP-5504); empty ones are never older."""
     return version.isdigit() and than.isdigit() and int(version) < int(than)

@@ -1,93 +1,109 @@
-"""The operator's writes to the API server, over one kept-alive connection. Reads come by kopf's watches."""
+"""The operator's verbs on the API server. Every write is guarded twice: by the Lease, and by what it was decided on (uid, resourceVersion)."""
 
 from __future__ import annotations
 
-import json
-import ssl
+from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-from kubernetes.aio import client as aio_client
-from kubernetes.aio import config as aio_config
+from skerry_api import names
+from skerry_api.conditions import Condition, render_condition
+from skerry_api.node import SandboxNode
+from skerry_api.sandbox import Sandbox, SandboxStatus, parse_sandbox, render_status
+from skerry_operator import client, errors
+from skerry_operator.client import Client, Json
+from skerry_operator.lease import Leadership
 
-from skerry_api import names, render
-from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_operator.errors import ApiUnavailable, Conflict, Gone
-
-_MERGE = "application/merge-patch+json"
-_TIMEOUT = aiohttp.ClientTimeout(total=10)
+_GROUP_PATH = f"/apis/{names.GROUP}/{names.VERSION}"
+_NODES_PATH = f"{_GROUP_PATH}/{names.NODE_PLURAL}"
 
 
 class KubeApi:
-    """Sends requests; make it with `connect`, close it at the end."""
+    """Reads, and guarded writes. Everything raises errors.RequestFailed; writes raise errors.LeadershipLost when they may not be made."""
 
-    def __init__(self, session: aiohttp.ClientSession, base: str) -> None:
-        self._session = session
-        self._base = base
+    def __init__(self, connection: Client, leadership: Leadership, *, system_namespace: str) -> None:
+        self._client = connection
+        self._leadership = leadership
+        self._leases_path = f"/apis/coordination.k8s.io/v1/namespaces/{system_namespace}/leases"
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()
+    async def list_sandboxes(self) -> list[Json]:
+        """All of them, raw."""
+        return await self._client.list_all(f"{_GROUP_PATH}/{names.SANDBOX_PLURAL}")
 
-    async def bind(self, sandbox: Sandbox, node_name: str) -> None:
-        """One patch: node name and finalizer. Raises Conflict when the object is not the one that was seen."""
-        meta = sandbox.metadata
-        finalizers = [*meta.finalizers, *([] if names.FINALIZER in meta.finalizers else [names.FINALIZER])]
-        body = {
-            "metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers},
-            "spec": {"nodeName": node_name},
-        }
-        await self.request("PATCH", _path(sandbox), body)
+    async def list_sandbox_uids(self) -> frozenset[str]:
+        """Only who is there."""
+        items = await self._client.list_all(f"{_GROUP_PATH}/{names.SANDBOX_PLURAL}", is_metadata_only=True)
+        return frozenset(str(each["metadata"]["uid"]) for each in items)
 
-    async def write_status(self, sandbox: Sandbox, status: SandboxStatus) -> None:
-        """Put *status* on the object that was seen."""
-        body = {"metadata": {"uid": sandbox.metadata.uid}, "status": render.render_status(status)}
-        await self.request("PATCH", _path(sandbox) + "/status", body)
+    async def list_nodes(self) -> list[Json]:
+        """All SandboxNodes, raw."""
+        return await self._client.list_all(_NODES_PATH)
+
+    async def read_renewals(self) -> dict[str, str]:
+        """Name of a Lease -> its renewTime; from the watch cache."""
+        answer = await self._client.request("GET", f"{self._leases_path}?resourceVersion=0")
+        return {str(each["metadata"]["name"]): str((each.get("spec") or {}).get("renewTime") or "") for each in answer["items"]}
+
+    async def bind(self, sandbox: Sandbox, node_name: str) -> Sandbox:
+        """Node name and finalizer in one write."""
+        return await self._patch_metadata(sandbox, {"finalizers": _with_finalizer(sandbox)}, spec={"nodeName": node_name})
+
+    async def add_finalizer(self, sandbox: Sandbox) -> Sandbox:
+        """Ours, so that the node can clean up."""
+        return await self._patch_metadata(sandbox, {"finalizers": _with_finalizer(sandbox)})
 
     async def remove_finalizer(self, sandbox: Sandbox) -> None:
-        """Let a deleted object go."""
-        meta = sandbox.metadata
-        left = [each for each in meta.finalizers if each != names.FINALIZER]
-        await self.request("PATCH", _path(sandbox), {"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": left}})
+        """Ours, so that the object can go."""
+        await self._patch_metadata(sandbox, {"finalizers": [each for each in sandbox.metadata.finalizers if each != names.FINALIZER]})
+
+    async def write_status(self, sandbox: Sandbox, status: SandboxStatus) -> Sandbox:
+        """The whole status, if the object is still as it was read: a JSON patch, since merge patches of a status compare no uid (seen on 1.37)."""
+        patch = [
+            *_tests(sandbox.metadata.uid, sandbox.metadata.resource_version),
+            {"op": "add", "path": "/status", "value": _filled(render_status(status))},
+        ]
+        return parse_sandbox(await self._write("PATCH", f"{_path(sandbox)}/status", body=patch, content_type=client.JSON_PATCH))
 
     async def delete(self, sandbox: Sandbox) -> None:
-        """Ask for the object's deletion."""
-        await self.request("DELETE", _path(sandbox), {"preconditions": {"uid": sandbox.metadata.uid}})
+        """Ask for the object's deletion, if it is still as it was read."""
+        wanted = {"uid": sandbox.metadata.uid, "resourceVersion": sandbox.metadata.resource_version}
+        await self._write("DELETE", _path(sandbox), body={"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": wanted})
 
-    async def request(self, method: str, path: str, body: Any = None) -> Any:
-        """One request; JSON comes back. Raises Gone, Conflict, ApiUnavailable."""
-        kind = _MERGE if method == "PATCH" else "application/json"
-        data = None if body is None else json.dumps(body).encode()
-        try:
-            async with self._session.request(method, self._base + path, data=data, headers={"Content-Type": kind}) as response:
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise ApiUnavailable(f"{method} {path}: {error}") from error
-        if response.status == 404:
-            raise Gone(path)
-        if response.status in {409, 422}:
-            raise Conflict(f"{method} {path}: {text[:300]}")
-        if response.status >= 400:
-            raise ApiUnavailable(f"{method} {path}: {response.status} {text[:300]}")
-        return json.loads(text) if text else None
+    async def write_node_condition(self, node: SandboxNode, condition: Condition) -> None:
+        """One condition of a node, in the place of the one of its type."""
+        others = [each for each in node.status.conditions if each.type != condition.type]
+        value = [render_condition(each) for each in (*others, condition)]
+        patch = [*_tests(node.uid, node.resource_version), {"op": "add", "path": "/status/conditions", "value": value}]
+        await self._write("PATCH", f"{_NODES_PATH}/{node.name}/status", body=patch, content_type=client.JSON_PATCH)
 
+    async def post_event(self, namespace: str, event: Json) -> None:
+        """An Event for people."""
+        await self._write("POST", f"/api/v1/namespaces/{namespace}/events", body=event)
 
-async def connect(kubeconfig: str | None) -> KubeApi:
-    """Find the API server as kubectl does: *kubeconfig*, KUBECONFIG, or the pod's own account."""
-    configuration = aio_client.Configuration()
-    await aio_config.load_config(config_file=kubeconfig, client_configuration=configuration)
-    headers = {}
-    token = configuration.api_key.get("BearerToken") or configuration.api_key.get("authorization")
-    if token:
-        headers["Authorization"] = token if token.startswith("Bearer ") else f"Bearer {token}"
-    context: ssl.SSLContext | bool = True
-    if configuration.host.startswith("https"):
-        context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
-        if configuration.cert_file:
-            context.load_cert_chain(configuration.cert_file, configuration.key_file)
-    connector = aiohttp.TCPConnector(ssl=context, limit=64, keepalive_timeout=60)
-    return KubeApi(aiohttp.ClientSession(connector=connector, headers=headers, timeout=_TIMEOUT), configuration.host)
+    async def _patch_metadata(self, sandbox: Sandbox, metadata: Mapping[str, Any], **rest: Any) -> Sandbox:
+        wanted = {"uid": sandbox.metadata.uid, "resourceVersion": sandbox.metadata.resource_version}
+        body = {"metadata": {**wanted, **metadata}, **rest}
+        return parse_sandbox(await self._write("PATCH", _path(sandbox), body=body, content_type=client.MERGE))
+
+    async def _write(self, method: str, path: str, *, body: Any, content_type: str = "application/json") -> Json:
+        if not self._leadership.is_held():
+            raise errors.LeadershipLost("the operator's Lease is not held: nothing is written")
+        return await self._client.request(method, path, body=body, content_type=content_type)
 
 
 def _path(sandbox: Sandbox) -> str:
-    return f"/apis/{names.API_VERSION}/namespaces/{sandbox.metadata.namespace}/{names.SANDBOX_PLURAL}/{sandbox.metadata.name}"
+    return f"{_GROUP_PATH}/namespaces/{sandbox.metadata.namespace}/{names.SANDBOX_PLURAL}/{sandbox.metadata.name}"
+
+
+def _with_finalizer(sandbox: Sandbox) -> list[str]:
+    return [*(each for each in sandbox.metadata.finalizers if each != names.FINALIZER), names.FINALIZER]
+
+
+def _tests(uid: str, version: str) -> list[dict[str, Any]]:
+    return [{"op": "test", "path": "/metadata/uid", "value": uid}, {"op": "test", "path": "/metadata/resourceVersion", "value": version}]
+
+
+def _filled(value: Any) -> Any:
+    """*value* without nulls: in a JSON patch they would be values."""
+    if isinstance(value, dict):
+        return {key: _filled(each) for key, each in value.items() if each is not None}
+    return value

@@ -1,92 +1,129 @@
-"""One writer: whoever holds the Lease `skerry-operator`. Losing it, or not being able to renew it in time, ends writing before another begins."""
+"""One writer: the Lease `skerry-operator` in the system namespace, as client-go's leader election holds it.
+
+Whoever holds it renews it; a replica that sees it unchanged for its whole duration, by its own clock, takes it. The holder stops writing
+well before that: two thirds of the duration after the last renewal that was answered, counted from before it was asked for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import datetime
 import logging
-import time
-from typing import Any
+from collections.abc import Callable
 
-from skerry_operator.errors import ApiUnavailable, Conflict, Gone
-from skerry_operator.kubeapi import KubeApi
-from skerry_operator.settings import Settings
+from skerry_operator import errors
+from skerry_operator.client import MERGE, Client, Json
 
 NAME = "skerry-operator"
-_LOG = logging.getLogger("skerry.operator")
+_LOG = logging.getLogger("skerry.lease")
 
 
 class Leadership:
-    """Whether this operator may write now. A frozen process that wakes up finds its time over."""
+    """Whether this process may write. *monotonic* is a clock in seconds, *now* the wall clock."""
 
-    def __init__(self, api: KubeApi, settings: Settings) -> None:
-        self._api = api
-        self._settings = settings
-        self._until = 0.0
-        self._seen: tuple[str, str] | None = None
-        self._seen_at = 0.0
-        self.changed = asyncio.Event()
+    def __init__(
+        self, connection: Client, *, namespace: str, identity: str, lease_seconds: float,
+        monotonic: Callable[[], float], now: Callable[[], datetime.datetime],
+    ) -> None:  # fmt: skip
+        self._client = connection
+        self._namespace = namespace
+        self._path = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._identity = identity
+        self._seconds = lease_seconds
+        self._monotonic = monotonic
+        self._now = now
+        self._held_until = float("-inf")
+        self._seen: tuple[str, float] = ("", 0.0)
 
-    @property
     def is_held(self) -> bool:
-        """Whether the lease is ours at this moment (monotonic clock; a third of it is left as margin)."""
-        return time.monotonic() < self._until
+        """Whether the last renewal still counts."""
+        return self._monotonic() < self._held_until
 
-    async def run(self) -> None:
-        """Take and renew the lease for ever."""
+    async def acquire(self) -> None:
+        """Wait until the Lease is ours. Survives an API server that is away."""
+        told = ""
         while True:
-            was = self.is_held
             try:
-                await self._try()
-            except (ApiUnavailable, Conflict) as error:
-                _LOG.debug("lease not renewed problem=%s", error)
-            if self.is_held != was:
-                _LOG.info("leadership held=%s identity=%s", self.is_held, self._settings.identity)
-                self.changed.set()
-            await asyncio.sleep(self._settings.lease_seconds / 5)
+                holder = await self._try()
+            except errors.RequestFailed as error:
+                holder = f"unknown: {error}"
+            if holder is None:
+                _LOG.info("leading identity=%s", self._identity)
+                return
+            if holder != told:
+                _LOG.info("waiting for the lease holder=%s", holder)
+                told = holder
+            await asyncio.sleep(self._seconds / 8)
 
-    async def _try(self) -> None:
-        path = f"/apis/coordination.k8s.io/v1/namespaces/{self._settings.system_namespace}/leases"
-        began = time.monotonic()
+    async def keep(self) -> None:
+        """Renew for ever. Raises errors.LeadershipLost when that fails for too long, or another has it."""
+        while True:
+            await asyncio.sleep(self._seconds / 6)
+            try:
+                holder = await self._try()
+            except errors.RequestFailed as error:
+                _LOG.warning("lease not renewed problem=%s", error)
+                holder = None
+            if holder is not None:
+                self._held_until = float("-inf")
+                raise errors.LeadershipLost(f"the Lease {self._namespace}/{NAME} is held by {holder}")
+            if not self.is_held():
+                raise errors.LeadershipLost(f"the Lease {self._namespace}/{NAME} could not be renewed in time")
+
+    async def release(self) -> None:
+        """Give it up, so that another need not wait. Never raises."""
+        if not self.is_held():
+            return
+        self._held_until = float("-inf")
         try:
-            lease = await self._api.request("GET", f"{path}/{NAME}")
-        except Gone:
-            await self._ensure_namespace()
-            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NAME}, "spec": self._spec(0)}
-            await self._api.request("POST", path, body)
-            self._hold(began)
-            return
+            lease = await self._client.request("GET", f"{self._path}/{NAME}")
+            if lease["spec"].get("holderIdentity") == self._identity:
+                await self._write(lease, {"holderIdentity": "", "leaseDurationSeconds": 1})
+        except errors.RequestFailed as error:
+            _LOG.warning("lease not released problem=%s", error)
+
+    async def _try(self) -> str | None:
+        """Take or renew; None when it is ours, else who holds it."""
+        asked = self._monotonic()
+        try:
+            lease = await self._client.request("GET", f"{self._path}/{NAME}")
+        except errors.NotFound:
+            lease = await self._create()
         spec = lease.get("spec") or {}
-        if spec.get("holderIdentity") != self._settings.identity and not self._is_over(spec):
-            self._until = 0.0
-            return
-        transitions = int(spec.get("leaseTransitions") or 0) + (spec.get("holderIdentity") != self._settings.identity)
-        body = {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": self._spec(transitions)}
-        await self._api.request("PATCH", f"{path}/{NAME}", body)
-        self._hold(began)
+        holder, version = str(spec.get("holderIdentity") or ""), str(lease["metadata"]["resourceVersion"])
+        if version != self._seen[0]:
+            self._seen = (version, asked)
+        is_stale = asked - self._seen[1] >= float(spec.get("leaseDurationSeconds") or self._seconds)
+        if holder not in {"", self._identity} and not is_stale:
+            return holder
+        content: Json = {"holderIdentity": self._identity, "leaseDurationSeconds": max(1, round(self._seconds)), "renewTime": self._stamp()}
+        if holder != self._identity:
+            content |= {"acquireTime": content["renewTime"], "leaseTransitions": int(spec.get("leaseTransitions") or 0) + 1}
+        try:
+            await self._write(lease, content)
+        except errors.Conflict:
+            return holder or "another"
+        self._held_until = asked + self._seconds * 2 / 3
+        return None
 
-    def _is_over(self, spec: dict[str, Any]) -> bool:
-        """Whether the holder has not renewed for its whole time, by our own clock since we first saw that renewal."""
-        seen = (str(spec.get("holderIdentity")), str(spec.get("renewTime")))
-        if seen != self._seen:
-            self._seen, self._seen_at = seen, time.monotonic()
-        return not spec.get("holderIdentity") or time.monotonic() - self._seen_at > self._settings.lease_seconds
-
-    def _hold(self, began: float) -> None:
-        self._until = began + self._settings.lease_seconds * 2 / 3
-
-    def _spec(self, transitions: int) -> dict[str, Any]:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        return {
-            "holderIdentity": self._settings.identity,
-            "leaseDurationSeconds": max(1, round(self._settings.lease_seconds)),
-            "renewTime": now,
-            "leaseTransitions": transitions,
-        }
+    async def _create(self) -> Json:
+        await self._ensure_namespace()
+        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": NAME, "namespace": self._namespace}, "spec": {}}
+        try:
+            return await self._client.request("POST", self._path, body=body)
+        except errors.Conflict:
+            return await self._client.request("GET", f"{self._path}/{NAME}")
 
     async def _ensure_namespace(self) -> None:
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self._settings.system_namespace}}
+        """For a cluster without the chart; where we may not, the chart has made it."""
         try:
-            await self._api.request("POST", "/api/v1/namespaces", body)
-        except (Conflict, ApiUnavailable):
-            return  # it is there, or is not ours to make
+            await self._client.request("POST", "/api/v1/namespaces", body={"metadata": {"name": self._namespace}})
+        except (errors.Conflict, errors.Refused):
+            return
+
+    async def _write(self, lease: Json, spec: Json) -> None:
+        body = {"metadata": {"resourceVersion": lease["metadata"]["resourceVersion"]}, "spec": spec}
+        await self._client.request("PATCH", f"{self._path}/{NAME}", body=body, content_type=MERGE)
+
+    def _stamp(self) -> str:
+        return self._now().astimezone(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")

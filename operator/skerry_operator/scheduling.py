@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from skerry_api.node import NodeAmounts, SandboxNode, Taint
 from skerry_api.sandbox import SandboxSpec, Toleration
 
+_NOTHING = NodeAmounts()
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A node, what the sandboxes bound to it asked for, and whether its heartbeat is heard."""
 
     node: SandboxNode
-    given: NodeAmounts = NodeAmounts()
+    given: NodeAmounts = _NOTHING
     is_alive: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """This node takes it."""
+    """A node takes it."""
 
     node_name: str
 

@@ -46,9 +46,15 @@ def parse(arguments: Sequence[str], *, environ: Mapping[str, str] = os.environ) 
     parser.add_argument("--kubeconfig", help="default: $KUBECONFIG, else the pod's own account, else ~/.kube/config")
     parser.add_argument("--system-namespace", default=default.system_namespace, help="where Leases are; default: %(default)s")
     parser.add_argument("--metrics-port", type=int, default=default.metrics_port, help="Prometheus metrics on this port; 0, the default: none")
-    parser.add_argument("--node-lost-seconds", type=float, default=default.node_lost_seconds, help="silence after which a node is lost; default: %(default)s")
-    parser.add_argument("--lease-seconds", type=float, default=default.lease_seconds, help="silence after which another replica takes over; default: %(default)s")
-    parser.add_argument("--identity", help="name of this replica; default: $POD_NAME, else one made up. A restart with the same identity takes over at once")
+    parser.add_argument(
+        "--node-lost-seconds", type=float, default=default.node_lost_seconds, help="silence after which a node is lost; default: %(default)s"
+    )
+    parser.add_argument(
+        "--lease-seconds", type=float, default=default.lease_seconds, help="silence after which another replica takes over; default: %(default)s"
+    )
+    parser.add_argument(
+        "--identity", help="name of this replica; default: $POD_NAME, else one made up. A restart with the same identity takes over at once"
+    )
     parser.add_argument("--resync-seconds", type=float, default=default.resync_seconds, help="time between complete lists; default: %(default)s")
     given = parser.parse_args(arguments)
     if min(given.node_lost_seconds, given.lease_seconds, given.resync_seconds) < 1:
