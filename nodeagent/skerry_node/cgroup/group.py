@@ -13,6 +13,14 @@ from skerry_node.model import Limits
 PERIOD_MICROSECONDS = 100_000
 """The kernel's default CFS period."""
 _MIN_QUOTA = 1_000
+"""The least quota that the kernel takes: 1 ms (kernel/sched/core.c, min_cfs_quota_period)."""
+_KILL_PASSES = 100
+_GONE = frozenset({errno.ENOENT, errno.ENODEV, errno.ESRCH})
+"""What a control file of a vanished cgroup answers, before and after it was opened."""
+
+
+class GroupBusy(OSError):
+    """A process is still in the cgroup. Transient: what was killed leaves within milliseconds."""
 
 
 class Parent:
@@ -71,35 +79,68 @@ class Group:
         """The limits in force, or None when a part is missing."""
         try:
             return self._read_limits_v2() if self.version == 2 else self._read_limits_v1()
-        except (FileNotFoundError, ProcessLookupError):
-            return None
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
 
     def kill(self) -> None:
-        """Kill every process in it; none is fine."""
-        if self.version == 2:
-            with contextlib.suppress(FileNotFoundError):
+        """Kill every process in it, frozen ones too; none is fine. They leave it a little later. On version 1 nothing in it can fork meanwhile."""
+        try:
+            if self.version == 2:
                 self._put("pids", "cgroup.kill", "1")
-            return
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            for pid in self._get("pids", "cgroup.procs").split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
+            else:
+                self._kill_v1()
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+
+    def freeze(self) -> None:
+        """Hold every process still. Version 1 may take a moment after this returns. Raises OSError, KeyError without a freezer."""
+        if self.version == 2:
+            self._put("pids", "cgroup.freeze", "1")
+        else:
+            self._put("freezer", "freezer.state", "FROZEN")
+
+    def thaw(self) -> None:
+        """Let every process go on. Raises OSError, KeyError without a freezer."""
+        if self.version == 2:
+            self._put("pids", "cgroup.freeze", "0")
+        else:
+            self._put("freezer", "freezer.state", "THAWED")
 
     def remove(self) -> None:
-        """Remove it. Raises OSError with EBUSY while a process is still in it."""
+        """Remove it; a part that is gone is fine. Raises GroupBusy while a process is still in it."""
         for path in dict.fromkeys(self.paths.values()):
             try:
                 os.rmdir(path)
             except FileNotFoundError:
                 continue
             except OSError as error:
-                if error.errno == errno.ENOTEMPTY:  # children that the sandbox cannot have made: none of ours
-                    raise OSError(errno.EBUSY, f"{path} has children") from error
+                if error.errno in {errno.EBUSY, errno.ENOTEMPTY}:
+                    raise GroupBusy(errno.EBUSY, f"cgroup {path} still has processes") from error
                 raise
 
     def read(self, controller: str, name: str) -> str:
         """The text of a control file."""
         return self._get(controller, name)
+
+    def _kill_v1(self) -> None:
+        """No cgroup.kill there: forks are forbidden, then passes are made until one finds nobody new."""
+        limit = self._get("pids", "pids.max").strip()
+        self._put("pids", "pids.max", "0")
+        killed: set[int] = set()
+        for _ in range(_KILL_PASSES):
+            found = {int(pid) for pid in self._get("pids", "cgroup.procs").split()} - killed
+            for pid in found - {0}:  # 0 stands for a process of a pid namespace out of our sight, and means our own group to kill(2)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if not found:
+                break
+            killed |= found
+        if "freezer" in self.paths:
+            self.thaw()
+        self._put("pids", "pids.max", limit)
 
     def _write_limits_v2(self, limits: Limits) -> None:
         self._put("cpu", "cpu.max", f"{_quota(limits) or 'max'} {PERIOD_MICROSECONDS}")
@@ -127,13 +168,17 @@ class Group:
         self._put("pids", "pids.max", "max" if limits.pids is None else str(limits.pids))
 
     def _put_memory_v1(self, wanted: int) -> None:
-        """memory+swap may never be below memory: which of the two is written first depends on the direction."""
-        names = ["memory.memsw.limit_in_bytes", "memory.limit_in_bytes"]
-        current = int(self._get("memory", names[0]))
-        if wanted != -1 and wanted < current:
-            names.reverse()
-        for name in names:
-            self._put("memory", name, str(wanted))
+        """memory+swap may never be below memory: which of the two can be written first depends on the direction, and lower is the usual one."""
+        both = "memory.memsw.limit_in_bytes"
+        try:
+            self._put("memory", "memory.limit_in_bytes", str(wanted))
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._put("memory", both, str(wanted))
+            self._put("memory", "memory.limit_in_bytes", str(wanted))
+        else:
+            self._put("memory", both, str(wanted))
 
     def _read_limits_v1(self) -> Limits:
         quota = int(self._get("cpu", "cpu.cfs_quota_us"))

@@ -60,17 +60,31 @@ def ensure_parent(hierarchies: Hierarchies, parent: str) -> None:
         path = root
         for part in (*parent.strip("/").split("/"), "sandboxes"):
             if hierarchies.version == 2:
-                _write(os.path.join(path, "cgroup.subtree_control"), " ".join(f"+{name}" for name in CONTROLLERS))
+                _hand_down(path)
             path = os.path.join(path, part)
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o755)
         if hierarchies.version == 2:
-            _write(os.path.join(path, "cgroup.subtree_control"), " ".join(f"+{name}" for name in CONTROLLERS))
+            _hand_down(path)
+
+
+def join_system(hierarchies: Hierarchies, parent: str, pid: int) -> None:
+    """Move *pid* into `<parent>/system`, made when missing: a keeper there outlives the group in which its agent was started.
+
+    Version 2 allows no process in a group that hands controllers down, hence one beside `sandboxes`. Needs root. Raises OSError.
+    """
+    for root in hierarchies.roots:
+        path = os.path.join(root, parent.strip("/"), "system")
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+        _write(os.path.join(path, "cgroup.procs"), str(pid))
 
 
 def remove_parent(hierarchies: Hierarchies, parent: str) -> None:
-    """Remove `<parent>/sandboxes` and those above it that are empty."""
+    """Remove `<parent>/sandboxes`, `<parent>/system` and those above that are empty."""
     for root in hierarchies.roots:
+        with contextlib.suppress(OSError):  # not there, or somebody lives in it
+            os.rmdir(os.path.join(root, parent.strip("/"), "system"))
         parts = [*parent.strip("/").split("/"), "sandboxes"]
         while parts:
             try:
@@ -80,6 +94,14 @@ def remove_parent(hierarchies: Hierarchies, parent: str) -> None:
             except OSError:
                 break  # somebody else's is in it
             parts.pop()
+
+
+def _hand_down(path: str) -> None:
+    """Give the children of *path* our controllers. One that has them already is not written: that may be EBUSY where processes live in it."""
+    control = os.path.join(path, "cgroup.subtree_control")
+    missing = [f"+{name}" for name in CONTROLLERS if name not in _read(control).split()]
+    if missing:
+        _write(control, " ".join(missing))
 
 
 def _read(path: str) -> str:

@@ -62,9 +62,11 @@ class Ipam:
         raise NoSlotLeft(errno.ENOSPC, f"all {usable} slots of {self._network} are taken; widen --address-range")
 
     def hand_over(self, slot: int, old: str, new: str) -> None:
-        """Give *slot* of *old* to *new* in one step. Raises FileNotFoundError when *old* does not hold it."""
+        """Give *slot* of *old* to *new* in one step. Raises FileNotFoundError when *old* does not hold it, FileExistsError when *new* has one."""
         if self._owners.get(slot) != old:
             raise FileNotFoundError(errno.ENOENT, f"slot {slot} is not held by {old}")
+        if self._by_owner.get(new, slot) != slot:
+            raise FileExistsError(errno.EEXIST, f"{new} holds slot {self._by_owner[new]} already")
         temporary = self._write_temporary(slot, new)
         os.rename(temporary, str(slot), src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         self._by_owner.pop(old, None)
@@ -113,7 +115,7 @@ class Ipam:
 
     def _load(self) -> None:
         for name in os.listdir(self._directory_fd):
-            if not name.isdigit():
+            if not (name.isascii() and name.isdigit()):  # what a crash left half written
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._directory_fd)
                 continue
