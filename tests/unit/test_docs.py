@@ -15,6 +15,7 @@ from skerry.cli import app
 from skerry.cli.options import DEFAULT_NAMESPACE
 from skerry_api import names
 from skerry_node import __main__ as agent_main
+from skerry_operator import settings as operator_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
@@ -53,6 +54,17 @@ def test_links_lead_somewhere(page: pathlib.Path) -> None:
 def test_paths_exist(page: pathlib.Path) -> None:
     """Every path of the tree that a page names is there."""
     missing = sorted({token for token in named_paths(page.read_text(encoding="utf-8")) if not is_there(token)})
+    assert missing == []
+
+
+def test_the_code_map_names_what_is_there() -> None:
+    """In the tables of the code map the first name of a row is a path, and those behind it lie beside it."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    part = text[text.index("### The operator") : text.index("### On the node")]
+    missing = []
+    for row in re.findall(r"^\| (`[^|]+) \|", part, flags=re.MULTILINE):
+        first, *others = re.findall(r"`([^`]+)`", row)
+        missing += [name for name in (first, *(str(pathlib.PurePath(first).parent / each) for each in others)) if not (ROOT / name).exists()]
     assert missing == []
 
 
@@ -137,6 +149,13 @@ def test_the_agents_flags_are_explained() -> None:
     assert told == flags
     standalone = set(_FLAG.findall((ROOT / "docs/standalone.md").read_text(encoding="utf-8")))
     assert standalone - flags - GLOBAL_FLAGS == set()
+
+
+def test_the_operators_flags_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/cli.md names the operator's flags, all of them, and no other."""
+    with pytest.raises(SystemExit):
+        operator_settings.parse(["--help"], environ={})
+    assert set(_FLAG.findall(sections()["skerry-operator"])) == set(_FLAG.findall(capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
