@@ -16,7 +16,7 @@ from typing import NoReturn
 from skerry_node.keeper import confine, identity, inner_mounts, link, tree, wire
 from skerry_node.kernel import syscalls
 
-ORDER_FD, STATUS_FD = 3, 4
+ORDER_FD = STATUS_FD = 3
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 HEAD_BYTES = 16
 """An order opens with its length as decimal text of this many bytes."""
@@ -38,13 +38,13 @@ def main(orders: socket.socket, seccomp_program: bytes) -> NoReturn:
     try:
         prepared = _settle(orders)
         launch, fds = _receive_launch(orders)
-        status_fd = fds[-1]
+        os.dup2(fds.pop(), STATUS_FD, inheritable=False)  # in the place of the orders, where close_fds leaves it open
         try:
             _become(launch, fds, prepared, seccomp_program)
         except StepFailed as failure:
-            _report(status_fd, failure)
+            _report(failure)
         except OSError as error:
-            _report(status_fd, StepFailed("", str(error)))
+            _report(StepFailed("", str(error)))
     except BaseException:  # noqa: BLE001, S110 - nothing may unwind into the keeper's own code, whose copy this process is
         pass
     os._exit(127)
@@ -89,7 +89,7 @@ def _read(orders: socket.socket, size: int) -> bytes:
 
 def _become(launch: wire.Launch, fds: list[int], prepared: inner_mounts.Prepared, seccomp_program: bytes) -> NoReturn:
     """Build the root, enter it, give up every right that is not granted, and run the program."""
-    root_fd, stdout, stderr, status_fd = fds
+    root_fd, stdout, stderr = fds
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     _enter_root(launch, prepared, root_fd)
     syscalls.sethostname(launch.hostname.encode("utf-8", "surrogateescape"))
@@ -98,8 +98,7 @@ def _become(launch: wire.Launch, fds: list[int], prepared: inner_mounts.Prepared
     os.dup2(null, 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
-    os.dup2(status_fd, ORDER_FD, inheritable=False)
-    confine.close_fds(ORDER_FD + 1)
+    confine.close_fds(STATUS_FD + 1)
     confine.drop_from_addable(launch.capabilities)
     confine.set_identity(who.uid, who.gid, who.groups, keep=launch.capabilities)
     _enter_working_directory(launch.working_dir)
@@ -108,7 +107,7 @@ def _become(launch: wire.Launch, fds: list[int], prepared: inner_mounts.Prepared
     try:
         _execute(launch, who)
     except StepFailed as failure:
-        _report(ORDER_FD, failure)
+        _report(failure)
     os._exit(127)
 
 
@@ -186,6 +185,6 @@ def _environment(launch: wire.Launch, who: identity.Identity) -> dict[bytes, byt
     return environment
 
 
-def _report(status_fd: int, failure: StepFailed) -> None:
+def _report(failure: StepFailed) -> None:
     message = {"field": failure.field, "problem": failure.problem, "reason": failure.reason}
-    os.write(status_fd, json.dumps(message).encode()[:4000])
+    os.write(STATUS_FD, json.dumps(message).encode()[:4000])
