@@ -274,6 +274,18 @@ def test_nonsense_is_refused_with_a_sentence(directory, content, sentence):
     assert os.listdir(directory) == []
 
 
+@pytest.mark.parametrize("field", [b"-000010", b"000_010", b"0o00010", b"+000010", b"0000009", b"00 0010"])
+@pytest.mark.parametrize("offset", [108, 124, 136, 329])
+def test_numbers_are_octal_digits_and_nothing_else(directory, field, offset):
+    """What int() would take beyond digits, a sign above all, is refused wherever a header has a number."""
+    header = bytearray(member(b"a", kind=b"0" if offset == 124 else b"3"))
+    header[offset : offset + 7] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    with pytest.raises(InvalidLayer, match="number that is none"):
+        convert(directory, bytes(header) + END)
+
+
 @pytest.mark.parametrize("length", [300, 512 + 700])
 def test_a_cut_layer_is_refused(directory, length):
     """A tar that ends within a header or a file is not taken for a shorter one."""

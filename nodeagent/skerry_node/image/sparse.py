@@ -9,6 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from skerry_node.image import headers
 from skerry_node.image.errors import InvalidLayer
 
 MAX_EXTENTS = 65_536
@@ -79,11 +80,7 @@ def _old_numbers(part: bytes) -> Iterator[int]:
 def _octal(part: bytes) -> int:
     if part[0] == 0x80:
         return int.from_bytes(part[1:], "big")
-    digits = part.strip(b" \0")
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError:
-        raise InvalidLayer("a sparse file's map has a number that is none") from None
+    return headers.parse_octal(part)
 
 
 def _decimal(text: bytes) -> int:

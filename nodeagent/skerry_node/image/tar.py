@@ -12,18 +12,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from skerry_node.image import sparse
+from skerry_node.image import headers, sparse
 from skerry_node.image.errors import InvalidLayer
 
 BLOCK = 512
-MAX_ENTRIES = 1_000_000
-"""Headers of any kind in one layer; the largest images known have about 300,000 files in a layer."""
+MAX_ENTRIES = 500_000
+"""Headers of any kind in one layer. Index and writer take about 390 bytes for each: a layer stays within 256 MiB."""
 MAX_TOTAL_BYTES = 64 << 30
 MAX_PATH_BYTES = 4096
 MAX_EXTENSION_BYTES = 1 << 20
-MAX_XATTRS_BYTES = 48 << 10
-"""An EROFS inode counts its xattr bytes in fours, in 16 bits; 48 KiB stays inside with room."""
-_XATTR_PREFIX = b"SCHILY.xattr."
 _REGULAR, _HARDLINK, _SYMLINK, _CHARACTER, _BLOCK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _KINDS = {
     _CHARACTER: stat.S_IFCHR,
@@ -34,7 +31,6 @@ _KINDS = {
 }
 _TYPED_XATTRS = {stat.S_IFREG, stat.S_IFDIR}
 """The kernel knows user.* on regular files and directories only (fs/xattr.c, xattr_permission)."""
-_MAX_SECONDS = (1 << 33) - 1
 
 
 class Stream(Protocol):
@@ -124,7 +120,7 @@ class Reader:
         if self._entries > MAX_ENTRIES:
             raise InvalidLayer(f"the layer has more than {MAX_ENTRIES} entries")
         total = sum(header) - sum(header[148:156]) + 8 * 0x20
-        if _number(header[148:156]) != total:
+        if headers.parse_number(header[148:156]) != total:
             raise InvalidLayer("a tar header has a wrong checksum")
         return header
 
@@ -137,7 +133,7 @@ class Reader:
         kind = _REGULAR if kind in {b"\0", b"7", b"S"} else kind
         if kind not in _KINDS and kind not in {_REGULAR, _HARDLINK}:
             raise InvalidLayer(f"a tar member of unknown type {kind!r}")
-        stored = _pax_number(pax, b"size", _number(header[124:136])) if kind == _REGULAR else 0
+        stored = headers.pax_number(pax, b"size", headers.parse_number(header[124:136])) if kind == _REGULAR else 0
         self._left, self._padding = stored, -stored % BLOCK
         self._sparse = self._read_sparse_map(header, pax, is_old=is_old_sparse) if kind == _REGULAR else None
         size = self._sparse.size_bytes if self._sparse is not None else stored
@@ -147,14 +143,14 @@ class Reader:
         type_bits = 0 if kind == _HARDLINK else _KINDS.get(kind, stat.S_IFREG)
         return Entry(
             path=path,
-            mode=type_bits | (_number(header[100:108]) & 0o7777),
-            uid=_owner(_pax_number(pax, b"uid", _number(header[108:116]))),
-            gid=_owner(_pax_number(pax, b"gid", _number(header[116:124]))),
-            mtime_ns=_time(pax.get(b"mtime"), _signed(header[136:148])),
+            mode=type_bits | (headers.parse_number(header[100:108]) & 0o7777),
+            uid=headers.checked_owner(headers.pax_number(pax, b"uid", headers.parse_number(header[108:116]))),
+            gid=headers.checked_owner(headers.pax_number(pax, b"gid", headers.parse_number(header[116:124]))),
+            mtime_ns=headers.parse_time(pax.get(b"mtime"), headers.parse_signed(header[136:148])),
             size=size,
             target=_target(header, extensions, kind) if kind in {_HARDLINK, _SYMLINK} else b"",
-            device=_device(header) if kind in {_CHARACTER, _BLOCK} else (0, 0),
-            xattrs=_xattrs(pax) if type_bits in _TYPED_XATTRS else (),
+            device=headers.parse_device(header) if kind in {_CHARACTER, _BLOCK} else (0, 0),
+            xattrs=headers.parse_xattrs(pax) if type_bits in _TYPED_XATTRS else (),
             is_hardlink=kind == _HARDLINK,
             is_sparse=self._sparse is not None,
         )
@@ -185,8 +181,8 @@ class Reader:
     def _path(self, header: bytes, extensions: _Extensions) -> bytes:
         path = extensions.pax.get(b"GNU.sparse.name") or extensions.pax.get(b"path") or extensions.path
         if not path:
-            path = _text(header[:100])
-            prefix = _text(header[345:500])
+            path = headers.parse_text(header[:100])
+            prefix = headers.parse_text(header[345:500])
             if prefix and header[257:263] == b"ustar\0":  # GNU's own format keeps times there
                 path = prefix + b"/" + path
         if len(path) > MAX_PATH_BYTES or b"\0" in path:
@@ -194,7 +190,7 @@ class Reader:
         return path
 
     def _read_extension(self, header: bytes, kind: bytes, extensions: _Extensions) -> None:
-        size = _number(header[124:136])
+        size = headers.parse_number(header[124:136])
         if size > MAX_EXTENSION_BYTES:
             raise InvalidLayer(f"a tar extension header of {size} bytes")
         self._left, self._padding = size, -size % BLOCK
@@ -202,7 +198,7 @@ class Reader:
         body = b"".join(self._read(size))
         self._skip_content()
         if kind in b"xX":
-            extensions.pax.update(_parse_pax(body))
+            extensions.pax.update(headers.parse_pax(body))
         elif kind == b"L":
             extensions.path = body.rstrip(b"\0")
         elif kind == b"K":
@@ -224,101 +220,8 @@ class Reader:
         return block
 
 
-def _text(part: bytes) -> bytes:
-    return part.split(b"\0", 1)[0]
-
-
-def _number(part: bytes) -> int:
-    """Octal, or base 256 when the first bit is set (GNU)."""
-    if part[0] & 0x80:
-        value = int.from_bytes(part, "big") & ((1 << (8 * len(part) - 1)) - 1)
-        if part[0] & 0x40:
-            raise InvalidLayer("a negative number in a tar header")
-        return value
-    digits = part.strip(b" \0")
-    try:
-        return int(digits, 8) if digits else 0
-    except ValueError:
-        raise InvalidLayer("a tar header has a number that is none") from None
-
-
-def _pax_number(pax: dict[bytes, bytes], key: bytes, default: int) -> int:
-    text = pax.get(key)
-    if text is None:
-        return default
-    if not text.isdigit() or len(text) > 19:
-        raise InvalidLayer(f"the pax header {key.decode('ascii', 'replace')} is no number")
-    return int(text)
-
-
-def _owner(value: int) -> int:
-    if value > 0xFFFFFFFE:
-        raise InvalidLayer(f"owner {value} is no 32-bit id")
-    return value
-
-
 def _target(header: bytes, extensions: _Extensions, kind: bytes) -> bytes:
-    target = extensions.pax.get(b"linkpath") or extensions.target or _text(header[157:257])
+    target = extensions.pax.get(b"linkpath") or extensions.target or headers.parse_text(header[157:257])
     if not target or b"\0" in target or len(target) >= MAX_PATH_BYTES:
         raise InvalidLayer("a link's target is empty, too long or has a NUL")
     return target.rstrip(b"/") or target if kind == _HARDLINK else target
-
-
-def _device(header: bytes) -> tuple[int, int]:
-    """Major and minor, of 12 and 20 bits (linux/kdev_t.h)."""
-    major, minor = _number(header[329:337]), _number(header[337:345])
-    if major >= 1 << 12 or minor >= 1 << 20:
-        raise InvalidLayer(f"a device {major}:{minor}")
-    return major, minor
-
-
-def _signed(part: bytes) -> int:
-    """Give a header's time, which base 256 may put before 1970."""
-    return int.from_bytes(part, "big", signed=True) if part[0] == 0xFF else _number(part)
-
-
-def _time(text: bytes | None, default: int) -> int:
-    """Seconds with a fraction, to nanoseconds; what goes beyond 33 bits is held to the nearest."""
-    if text is None:
-        return max(-_MAX_SECONDS, min(default, _MAX_SECONDS)) * 1_000_000_000
-    whole, _, fraction = text.removeprefix(b"-").partition(b".")
-    if not whole.isdigit() or (fraction and not fraction.isdigit()) or len(whole) > 18:
-        raise InvalidLayer("the pax header mtime is no time")
-    value = min(int(whole), _MAX_SECONDS) * 1_000_000_000 + int(fraction[:9].ljust(9, b"0"))
-    return -value if text.startswith(b"-") else value
-
-
-def _parse_pax(body: bytes) -> dict[bytes, bytes]:
-    """Records of `length key=value` and a newline."""
-    found: dict[bytes, bytes] = {}
-    offset = 0
-    while offset < len(body):
-        space = body.find(b" ", offset, offset + 20)
-        digits = body[offset:space] if space > 0 else b""
-        if not digits.isdigit():
-            raise InvalidLayer("a pax header that is none")
-        end = offset + int(digits)
-        record = body[space + 1 : end]
-        if end <= space + 1 or end > len(body) or not record.endswith(b"\n") or b"=" not in record:
-            raise InvalidLayer("a pax header that is none")
-        key, _, value = record[:-1].partition(b"=")
-        found[key] = value
-        offset = end
-    return found
-
-
-def _xattrs(pax: dict[bytes, bytes]) -> tuple[tuple[bytes, bytes], ...]:
-    """Give the extended attributes that may pass: user ones.
-
-    Those of the kernel's security, of ACLs and of overlay itself are dropped.
-    """
-    found = []
-    for key, value in pax.items():
-        name = key.removeprefix(_XATTR_PREFIX)
-        if key.startswith(_XATTR_PREFIX) and name.startswith(b"user.") and not name.startswith(b"user.overlay."):
-            found.append((name, value))
-    if any(not 5 < len(name) <= 255 or b"\0" in name for name, _ in found):
-        raise InvalidLayer("an extended attribute's name is empty, too long or has a NUL")
-    if sum(len(name) + len(value) + 8 for name, value in found) > MAX_XATTRS_BYTES:
-        raise InvalidLayer("a file has too many extended attributes")
-    return tuple(sorted(found))
