@@ -7,29 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 from collections.abc import Iterable
 
 from skerry_node.kernel import syscalls
 
-CAPABILITIES = {
-    "CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3, "FSETID": 4, "KILL": 5, "SETGID": 6, "SETUID": 7, "SETPCAP": 8,
-    "NET_BIND_SERVICE": 10, "NET_RAW": 13, "IPC_LOCK": 14, "SYS_CHROOT": 18, "SYS_PTRACE": 19, "SYS_NICE": 23, "AUDIT_WRITE": 29, "SETFCAP": 31,
-}  # fmt: skip
+_NAMES = (
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE",
+    "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
+    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+)  # fmt: skip
+CAPABILITIES = {name: number for number, name in enumerate(_NAMES)}
+"""All of linux/capability.h, by number: dropping one that nobody has is no error."""
 DEFAULT_CAPABILITIES = frozenset({
     "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "AUDIT_WRITE", "SETFCAP",
 })  # fmt: skip
 """Docker's default list without NET_RAW (spoofing) and MKNOD (dead in a user namespace)."""
 ADDABLE = DEFAULT_CAPABILITIES | {"SYS_PTRACE", "SYS_NICE", "IPC_LOCK", "DAC_READ_SEARCH"}
 """What a manifest may add: nothing that reaches beyond the sandbox's own processes and files."""
-ADDABLE_MASK = sum(1 << CAPABILITIES[name] for name in ADDABLE)
+_ADDABLE_NUMBERS = tuple(sorted(CAPABILITIES[name] for name in ADDABLE))
+ADDABLE_MASK = sum(1 << number for number in _ADDABLE_NUMBERS)
 _LAST_CAPABILITY = 63
 _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 24, 38, 4
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
 _NOFILE = 1_048_576
+_MEMLOCK = 8 << 20
+"""The kernel's own default since 5.16 (MLOCK_LIMIT); an agent may have inherited more."""
 _libc = ctypes.PyDLL(None, use_errno=True)
 
 
@@ -53,17 +61,26 @@ def capability_set(add: Iterable[str], drop: Iterable[str]) -> int:
 
 
 def drop_bounding_set(keep: int) -> None:
-    """Drop every capability outside *keep* from the bounding set, for good."""
+    """Drop every capability outside *keep* from the bounding set, for good. Needs CAP_SETPCAP; raises OSError when one stays."""
     for number in range(_LAST_CAPABILITY + 1):
-        if not keep >> number & 1 and _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+        if not keep >> number & 1 and not _drop_bounding(number):
             break  # the kernel knows no higher one
 
 
 def drop_from_addable(keep: int) -> None:
     """The same, after everything outside ADDABLE_MASK has been dropped: only what is left needs a call."""
-    for number in CAPABILITIES.values():
-        if not keep >> number & 1 and ADDABLE_MASK >> number & 1:
-            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)
+    for number in _ADDABLE_NUMBERS:
+        if not keep >> number & 1:
+            _drop_bounding(number)
+
+
+def _drop_bounding(number: int) -> bool:
+    """Whether the kernel knows that capability. A set that silently stayed wide would be worse than a sandbox that does not start."""
+    if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
+        return True
+    if ctypes.get_errno() == errno.EINVAL:
+        return False
+    raise OSError(ctypes.get_errno(), f"dropping capability {number} from the bounding set")
 
 
 def set_identity(uid: int, gid: int, groups: Iterable[int], *, keep: int) -> None:
@@ -104,7 +121,7 @@ def close_fds(first: int) -> None:
 
 def set_rlimits() -> None:
     """Docker's limits where we may set them: raising a hard limit takes CAP_SYS_RESOURCE, and doing without is no error."""
-    for kind, wanted in ((resource.RLIMIT_NOFILE, _NOFILE), (resource.RLIMIT_CORE, 0)):
+    for kind, wanted in ((resource.RLIMIT_NOFILE, _NOFILE), (resource.RLIMIT_CORE, 0), (resource.RLIMIT_MEMLOCK, _MEMLOCK)):
         _, hard = resource.getrlimit(kind)
         value = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         with contextlib.suppress(OSError, ValueError):

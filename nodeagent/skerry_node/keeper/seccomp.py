@@ -1,12 +1,14 @@
 """The system call filter that every program gets: what Docker's default profile allows to a container without extra capabilities.
 
-Besides: only the address families UNIX, INET, INET6 and NETLINK for routes; no TIOCSTI and TIOCLINUX; foreign architectures are refused. The
-filter is classic BPF (seccomp(2), linux/filter.h): a binary tree over ranges of numbers, so that few instructions run for each call.
+Besides: only the address families UNIX, INET, INET6 and NETLINK for routes; no TIOCSTI and TIOCLINUX; no device nodes; x32 is refused, and
+another architecture kills. The filter is classic BPF (seccomp(2), linux/filter.h): a binary tree over ranges of numbers, so that few instructions
+run for each call.
 """
 
 from __future__ import annotations
 
 import errno
+import stat
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _REFUSE, _UNKNOWN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _JUMP, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _JUMP, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06, 0x54
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENT_OFFSET = 0, 4, 16
 """struct seccomp_data: nr, arch, instruction_pointer, args; the low half of an argument comes first on little-endian machines."""
 MAX_INSTRUCTIONS = 4096
@@ -29,7 +31,6 @@ REFUSED = frozenset(
         "add_key",
         "afs_syscall",
         "bpf",
-        "clock_adjtime",
         "clock_settime",
         "create_module",
         "delete_module",
@@ -52,7 +53,6 @@ REFUSED = frozenset(
         "kexec_file_load",
         "kexec_load",
         "keyctl",
-        "listmount",
         "lookup_dcookie",
         "lsm_get_self_attr",
         "lsm_list_modules",
@@ -66,6 +66,7 @@ REFUSED = frozenset(
         "nfsservctl",
         "open_by_handle_at",
         "open_tree",
+        "open_tree_attr",
         "perf_event_open",
         "pidfd_getfd",
         "pivot_root",
@@ -83,13 +84,11 @@ REFUSED = frozenset(
         "sethostname",
         "setns",
         "settimeofday",
-        "statmount",
         "swapoff",
         "swapon",
         "sysfs",
         "syslog",
         "tuxcall",
-        "umount",
         "umount2",
         "unshare",
         "uselib",
@@ -99,14 +98,15 @@ REFUSED = frozenset(
         "vserver",
     ]
 )
-ABSENT = frozenset({"clone3"})
-"""Answered ENOSYS, so that the C library falls back to clone(2), whose flags a filter can read."""
+ABSENT = frozenset({"clone3", "listmount", "statmount"})
+"""Answered ENOSYS, so that libraries fall back: to clone(2), whose flags a filter can read, and to /proc/self/mountinfo, which is masked."""
 
 _CLONE_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET (NEWTIME shares its bit with exit signals: clone(2) does not take it)."""
 _FAMILIES = (1, 2, 10)
 _NETLINK, _NETLINK_ROUTE = 16, 0
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
+_FILE_TYPE, _DEVICES = stat.S_IFMT(0xFFFF), (stat.S_IFCHR, stat.S_IFBLK)
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)
 """PER_LINUX, PER_LINUX32, UNAME26, both, and "tell me" (Docker's default profile)."""
 
@@ -142,7 +142,8 @@ def instructions(machine: str) -> list[Instruction]:
 def _ranges(numbers: dict[str, int]) -> list[tuple[int, list[Instruction]]]:
     """Neighbouring numbers with one verdict, as (first number, code), from 0 upwards; what has no name is unknown."""
     special = {"clone": _check_clone(), "socket": _check_socket(), "socketpair": _check_equal(0, (1,)),
-               "ioctl": _check_not_equal(1, (_TIOCSTI, _TIOCLINUX)), "personality": _check_equal(0, _PERSONALITIES)}  # fmt: skip
+               "ioctl": _check_not_equal([_load_argument(1)], (_TIOCSTI, _TIOCLINUX)), "personality": _check_equal(0, _PERSONALITIES),
+               "mknod": _check_device(1), "mknodat": _check_device(2)}  # fmt: skip
     names = {number: name for name, number in numbers.items()}
     ranges: list[tuple[int, list[Instruction]]] = []
     for number in range(max(names) + 2):
@@ -184,9 +185,14 @@ def _check_equal(argument: int, allowed: Sequence[int]) -> list[Instruction]:
     return [_load_argument(argument), *tests, _give(_REFUSE), _give(_ALLOW)]
 
 
-def _check_not_equal(argument: int, refused: Sequence[int]) -> list[Instruction]:
+def _check_not_equal(load: Sequence[Instruction], refused: Sequence[int]) -> list[Instruction]:
     tests = [Instruction(_JUMP_EQUAL, value, if_true=len(refused) - place) for place, value in enumerate(refused)]
-    return [_load_argument(argument), *tests, _give(_ALLOW), _give(_REFUSE)]
+    return [*load, *tests, _give(_ALLOW), _give(_REFUSE)]
+
+
+def _check_device(mode_argument: int) -> list[Instruction]:
+    """Pipes, sockets and files may be made; the 0:0 device, which the kernel gives to anybody, may not: it is a whiteout."""
+    return _check_not_equal([_load_argument(mode_argument), Instruction(_AND, _FILE_TYPE)], _DEVICES)
 
 
 def _check_clone() -> list[Instruction]:
