@@ -184,3 +184,42 @@ def test_busybox_runs_from_its_layer(tmp_path):
         done = subprocess.run(["chroot", str(root), "/bin/sh", "-c", "id alice; cat /etc/lower-file"], capture_output=True, text=True, check=True)
         assert done.stdout == "uid=1000(alice) gid=1000(alice) groups=1000(alice),10(wheel)\na file of the image\n"
         assert stat.S_IMODE((root / "tmp").stat().st_mode) == 0o1777
+
+
+@pytest.mark.skipif(shutil.which("umoci") is None, reason="umoci is not installed")
+def test_layers_stack_as_umoci_stacks_them(tmp_path):
+    """Three layers with whiteouts, links and replacements: overlay over ours shows the tree that umoci unpacks."""
+    tars = [
+        b"".join(
+            (
+                member(b"usr", kind=b"5", mode=0o755), member(b"usr/lib", kind=b"5", mode=0o750), member(b"lib", kind=b"2", target=b"usr/lib"),
+                member(b"usr/lib/a", b"a", mode=0o4755), member(b"usr/lib/b", b"b", uid=1000, gid=1001), member(b"etc", kind=b"5", mode=0o755),
+                member(b"etc/x", b"x"), member(b"etc/y", kind=b"1", target=b"etc/x"), member(b"var", kind=b"5", mode=0o700),
+                member(b"var/old", b"o"), member(b"f", b"file"), member(b"pipe", kind=b"6"), member(b"null", kind=b"3", device=(1, 3)),
+            )
+        ),
+        b"".join(
+            (
+                member(b"usr", kind=b"5", mode=0o755), member(b"usr/lib", kind=b"5", mode=0o711), member(b"usr/lib/.wh.b"),
+                member(b"usr/lib/c", b"c"), member(b"var", kind=b"5", mode=0o755), member(b"var/.wh..wh..opq"), member(b"var/new", b"n"),
+                member(b".wh.pipe"), member(b"f", kind=b"5", mode=0o755), member(b"f/in", b"i"),
+            )
+        ),
+        b"".join((member(b"etc", kind=b"5", mode=0o755), member(b"etc/x", b"changed"), member(b".wh.f"), member(b"lib", b"now a file"))),
+    ]  # fmt: skip
+    tars = [tar + bytes(1024) for tar in tars]
+    paths = import_tars(tmp_path, tars)
+    images.write_layout(str(tmp_path / "for-umoci"), tars, name="latest")
+    bundle = tmp_path / "bundle"
+    subprocess.run(["umoci", "unpack", "--image", f"{tmp_path / 'for-umoci'}:latest", str(bundle)], check=True, capture_output=True)
+    with contextlib.ExitStack() as stack:
+        mounts = [stack.enter_context(mounted(path, tmp_path / f"layer-{number}")) for number, path in enumerate(paths)]
+        options = "ro,lowerdir=" + ":".join(str(mount) for mount in reversed(mounts))
+        merged = stack.enter_context(mounted("overlay", tmp_path / "merged", kind="overlay", options=options))
+        seen, expected = describe_tree(merged), describe_tree(bundle / "rootfs")
+    assert seen.pop(".")
+    assert expected.pop(".")  # the root itself has no entry here: each makes its own
+    for tree in (seen, expected):  # link counts across layers are overlay's own, and times of implied directories
+        for name, each in tree.items():
+            tree[name] = (*each[:3], *each[4:5], *each[6:9])
+    assert {name: (seen.get(name), expected.get(name)) for name in seen.keys() | expected if seen.get(name) != expected.get(name)} == {}
