@@ -51,9 +51,9 @@ def _now() -> datetime.datetime:
 
 async def _run(given: Settings) -> None:
     entrance = await access.load(given.kubeconfig)
-    connection = Client(entrance)
+    connection, apart = Client(entrance), Client(entrance)  # a burst of writes must not hold up the Lease
     leadership = Leadership(
-        connection, namespace=given.system_namespace, identity=given.identity, lease_seconds=given.lease_seconds, monotonic=time.monotonic, now=_now
+        apart, namespace=given.system_namespace, identity=given.identity, lease_seconds=given.lease_seconds, monotonic=time.monotonic, now=_now
     )
     metrics = Metrics()
     if given.metrics_port:
@@ -64,6 +64,7 @@ async def _run(given: Settings) -> None:
     finally:
         await leadership.release()
         await connection.close()
+        await apart.close()
 
 
 async def _lead(given: Settings, entrance: access.Access, connection: Client, leadership: Leadership, metrics: Metrics) -> None:

@@ -26,7 +26,8 @@ class Client:
         self._access = access
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=access.tls(), keepalive_timeout=75.0),
-            timeout=aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS),
+            # in a burst, waiting for one of our connections is not the server's silence: no total
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_SECONDS, sock_read=_TIMEOUT_SECONDS),
         )
 
     async def request(
