@@ -17,12 +17,20 @@ import subprocess
 from collections.abc import Iterator
 
 from skerry_node.kernel import loop, syscalls
+from skerry_node.rootfs import trees
 
 _IMAGE, _TRASH_PREFIX = "scratch.img", ".trash-"
-_LOOP_GET_STATUS64 = 0x4C05
+_LOOP_GET_STATUS64, _LOOP_MAJOR = 0x4C05, 7
 _STATUS = struct.Struct("=QQ")
 """struct loop_info64 opens with the device and the inode of the backing file."""
-_MAX_LOOPS = 1 << 12
+_STATUS_BYTES = 232
+_FITRIM, _TRIM_RANGE = 0xC0185879, struct.Struct("=QQQ")
+"""_IOWR('X', 121, struct fstrim_range) of linux/fs.h: start, length, least extent."""
+_OPTIONS = b"noauto_da_alloc,noinit_itable"
+"""No flush at each rename, and no thread that writes zeros into a sparse file."""
+_STATE_OFFSET = 1024 + 58
+"""s_state of the superblock: 1 is clean, without errors."""
+_FSCK_UNCORRECTED = 4
 
 
 class ScratchFailed(Exception):
@@ -38,10 +46,9 @@ def ensure_scratch(state_dir: str, size_bytes: int) -> None:
     image = os.path.join(state_dir, _IMAGE)
     if not os.path.exists(image):
         _make_filesystem(image, size_bytes)
-    with contextlib.ExitStack() as stack:
-        device = _find_loop(image) or stack.enter_context(_attach(image, state_dir))
+    with _device(image) as device:
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        syscalls.mount(device, target.encode(), b"ext4", flags=flags, data=b"noauto_da_alloc")
+        syscalls.mount(device, target.encode(), b"ext4", flags=flags, data=_OPTIONS)
     syscalls.mount(b"none", target.encode(), None, flags=syscalls.MS_PRIVATE)
     os.chmod(target, 0o700)
 
@@ -63,11 +70,10 @@ def ensure_writable(scratch_dir: str, uid: str, *, owner: int) -> None:
     A `volatile` overlay refuses a work directory that was in use before.
     """
     base = os.path.join(scratch_dir, uid)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(base, 0o755)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(f"{base}/upper", 0o755)
-        os.chown(f"{base}/upper", owner, owner)
+    for path in (base, f"{base}/upper"):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+    os.chown(f"{base}/upper", owner, owner, follow_symlinks=False)
     try:
         os.mkdir(f"{base}/work", 0o755)
     except FileExistsError:
@@ -75,68 +81,43 @@ def ensure_writable(scratch_dir: str, uid: str, *, owner: int) -> None:
         os.mkdir(f"{base}/work", 0o755)
 
 
-def remove_writable(scratch_dir: str, uid: str) -> None:
-    """Remove the writable layer of *uid*; one that is gone is fine."""
-    _discard(scratch_dir, uid)
+def remove_writable(scratch_dir: str, uid: str, *, entries: int | None = None) -> bool:
+    """Remove the writable layer of *uid*; one that is gone is fine. It is out of sight at once.
+
+    At most *entries* are deleted here, None being all of them; False says that `sweep_trash` has the rest to do.
+    """
+    return _discard(scratch_dir, uid, entries=entries)
 
 
 def sweep_trash(scratch_dir: str) -> None:
-    """Delete what an interrupted removal left."""
-    for name in os.listdir(scratch_dir):
-        if name.startswith(_TRASH_PREFIX):
-            _remove_tree(os.path.join(scratch_dir, name))
-
-
-def _discard(scratch_dir: str, path: str) -> None:
-    """Rename first, so that it is gone at once, then delete."""
-    trash = os.path.join(scratch_dir, f"{_TRASH_PREFIX}{path.replace('/', '-')}-{os.urandom(4).hex()}")
+    """Delete what removals left, and give the freed blocks back to the host. May take seconds: for a thread, not for the loop."""
+    fd = os.open(scratch_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.rename(os.path.join(scratch_dir, path), trash)
-    except FileNotFoundError:
-        return
-    _remove_tree(trash)
-
-
-def _remove_tree(path: str) -> None:
-    """Delete a hostile tree from its top, one directory fd at a time: deep trees move their children up instead of recursing."""
-    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        while _empty(top):
-            pass
-    finally:
-        os.close(top)
-    os.rmdir(path)
-
-
-def _empty(top: int) -> bool:
-    """Delete what can be deleted in *top*; subdirectories are emptied into it, and True is returned while any is left."""
-    again = False
-    for name in os.listdir(top):
-        status = os.stat(name, dir_fd=top, follow_symlinks=False)
-        if not stat.S_ISDIR(status.st_mode):
-            os.unlink(name, dir_fd=top)
-            continue
-        try:
-            os.rmdir(name, dir_fd=top)
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            _raise_children(top, name)
-            again = True
-    return again
-
-
-def _raise_children(top: int, name: str) -> None:
-    fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
-    try:
-        for child in os.listdir(fd):
-            if stat.S_ISDIR(os.stat(child, dir_fd=fd, follow_symlinks=False).st_mode):
-                os.rename(child, f".{os.urandom(8).hex()}", src_dir_fd=fd, dst_dir_fd=top)
-            else:
-                os.unlink(child, dir_fd=fd)
+        for name in os.listdir(fd):
+            if name.startswith(_TRASH_PREFIX):
+                trees.remove_tree(name, directory_fd=fd)
+        with contextlib.suppress(OSError):  # a plain directory on a filesystem that cannot
+            fcntl.ioctl(fd, _FITRIM, _TRIM_RANGE.pack(0, (1 << 64) - 1, 0))
     finally:
         os.close(fd)
-    os.rmdir(name, dir_fd=top)
+
+
+def _discard(scratch_dir: str, path: str, *, entries: int | None = None) -> bool:
+    """Rename first, so that it is gone at once, then delete what is quickly deleted. On a full disk the rename may need a block: delete in place."""
+    fd = os.open(scratch_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        trash = f"{_TRASH_PREFIX}{path.replace('/', '-')}-{os.urandom(4).hex()}"
+        try:
+            os.rename(path, trash, src_dir_fd=fd, dst_dir_fd=fd)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return trees.remove_tree(path, directory_fd=fd)
+        return trees.remove_tree(trash, directory_fd=fd, entries=entries)
+    finally:
+        os.close(fd)
 
 
 def _make_filesystem(image: str, size_bytes: int) -> None:
@@ -153,35 +134,66 @@ def _make_filesystem(image: str, size_bytes: int) -> None:
     os.rename(temporary, image)
 
 
-def _find_loop(image: str) -> bytes | None:
-    """The loop device that already stands on *image*: two on one file would destroy it."""
-    status = os.stat(image)
-    for number in range(_MAX_LOOPS):
-        device = f"/dev/loop{number}"
-        try:
-            fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return None
-        except OSError:
+def _repair(image: str) -> None:
+    """Check a filesystem that was not unmounted cleanly: without a journal nothing else makes it whole (ext4(5), s_state)."""
+    with open(image, "rb") as file:
+        file.seek(_STATE_OFFSET)
+        is_clean = file.read(2) == b"\x01\x00"
+    if is_clean:
+        return
+    try:
+        done = subprocess.run(["e2fsck", "-fy", image], check=False, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise ScratchFailed("e2fsck is missing; install e2fsprogs, or start the agent with --scratch-bytes 0") from error
+    if done.returncode >= _FSCK_UNCORRECTED:
+        raise ScratchFailed(f"the writable layers in {image} are damaged beyond repair; remove the file to lose them and go on")
+
+
+@contextlib.contextmanager
+def _device(image: str) -> Iterator[bytes]:
+    """A loop device on *image*: the one that stands on it already, else a new one that goes with its last mount."""
+    directory = os.path.dirname(image)
+    number = _find_loop(image)
+    if number is not None:
+        with _node(directory, number) as path:
+            yield path.encode()
+        return
+    _repair(image)
+    fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with loop.attached(fd, directory.encode(), writable=True) as device:
+            yield device
+    finally:
+        os.close(fd)
+
+
+def _find_loop(image: str) -> int | None:
+    """The number of the loop device that stands on *image*: two on one file would destroy it.
+
+    Compared by device and inode, because sysfs shows the path as another mount namespace may see it.
+    """
+    wanted = os.stat(image)
+    for name in os.listdir("/sys/block"):
+        number = name.removeprefix("loop")
+        if number == name or not os.path.exists(f"/sys/block/{name}/loop/backing_file"):
             continue
-        try:
-            backing = fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(232))
-        except OSError:
-            continue
-        finally:
-            os.close(fd)
-        if _STATUS.unpack_from(backing)[1] == status.st_ino and os.path.exists(f"/sys/block/loop{number}/loop/backing_file"):
-            with open(f"/sys/block/loop{number}/loop/backing_file", encoding="utf-8") as file:
-                if file.read().strip() == image:
-                    return device.encode()
+        with _node(os.path.dirname(image), int(number)) as path, contextlib.suppress(OSError):  # let go meanwhile
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                device, inode = _STATUS.unpack_from(fcntl.ioctl(fd, _LOOP_GET_STATUS64, bytes(_STATUS_BYTES)))
+            finally:
+                os.close(fd)
+            if (device, inode) == (wanted.st_dev, wanted.st_ino):
+                return int(number)
     return None
 
 
 @contextlib.contextmanager
-def _attach(image: str, state_dir: str) -> Iterator[bytes]:
-    fd = os.open(image, os.O_RDWR | os.O_CLOEXEC)
+def _node(directory: str, number: int) -> Iterator[str]:
+    """A private node of loop device *number*: the agent's /dev may lack it."""
+    path = os.path.join(directory, f".loop{number}-{os.urandom(4).hex()}")
+    os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(_LOOP_MAJOR, number))
     try:
-        with loop.attached(fd, state_dir.encode(), writable=True) as device:
-            yield device
+        yield path
     finally:
-        os.close(fd)
+        os.unlink(path)
