@@ -146,5 +146,14 @@ class Client:
         return Refused(status, f"{method} {path}: {status}: {message}")
 
 
+def version(answer: Json) -> str:
+    """The resourceVersion in *answer*. Raises errors.SourceUnavailable when it is no object of Kubernetes."""
+    metadata = answer.get("metadata")
+    found = metadata.get("resourceVersion") if isinstance(metadata, Mapping) else None
+    if not isinstance(found, str):
+        raise errors.SourceUnavailable("the answer is not an object with a resourceVersion")
+    return found
+
+
 def _unreachable(method: str, path: str, error: BaseException) -> errors.SourceUnavailable:
     return errors.SourceUnavailable(f"{method} {path}: {str(error) or type(error).__name__}")

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 
 from skerry_node import errors
+from skerry_node.cluster import client
 from skerry_node.cluster.client import Client, Json
 from skerry_node.cluster.errors import Refused
 
@@ -37,8 +38,8 @@ def ensure_identity(state_dir: str, node_name: str) -> str:
 class Heartbeat:
     """Renews the Lease *node_name* in *namespace* as *identity*."""
 
-    def __init__(self, client: Client, node_name: str, *, namespace: str, identity: str, now: Callable[[], datetime.datetime]) -> None:
-        self._client = client
+    def __init__(self, api: Client, node_name: str, *, namespace: str, identity: str, now: Callable[[], datetime.datetime]) -> None:
+        self._client = api
         self._node_name = node_name
         self._namespace = namespace
         self._identity = identity
@@ -59,7 +60,7 @@ class Heartbeat:
         spec = {"holderIdentity": self._identity, "leaseDurationSeconds": DURATION_SECONDS, "renewTime": now}
         if (lease.get("spec") or {}).get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
-        if not await self._patch(spec, version=lease["metadata"]["resourceVersion"]):
+        if not await self._patch(spec, version=client.version(lease)):
             raise errors.SourceUnavailable(f"lease {self._namespace}/{self._node_name} changed meanwhile")
 
     async def _patch(self, spec: Json, *, version: str) -> bool:
@@ -72,7 +73,7 @@ class Heartbeat:
             if error.code in {404, 409}:
                 return False
             raise
-        self._version = answer["metadata"]["resourceVersion"]
+        self._version = client.version(answer)
         return True
 
     async def _find(self) -> Json | None:
@@ -88,7 +89,10 @@ class Heartbeat:
         holder, renewed = spec.get("holderIdentity"), spec.get("renewTime")
         if not holder or holder == self._identity or not renewed:
             return
-        age = (self._now() - datetime.datetime.fromisoformat(renewed)).total_seconds()
+        try:
+            age = (self._now() - datetime.datetime.fromisoformat(renewed)).total_seconds()
+        except (ValueError, TypeError):  # not a time: nobody renews it
+            return
         if age < (spec.get("leaseDurationSeconds") or DURATION_SECONDS):
             raise errors.NodeNameTaken(
                 f"node name {self._node_name} is held by the agent {holder}, alive {max(age, 0):.0f} s ago: "
@@ -113,7 +117,7 @@ class Heartbeat:
                 raise
             await self._ensure_namespace()
             answer = await self._client.post(self._path, body)
-        self._version = answer["metadata"]["resourceVersion"]
+        self._version = client.version(answer)
 
     async def _ensure_namespace(self) -> None:
         """The chart makes it; without a chart the agent may have to. Raises errors.SourceUnavailable when it may not."""

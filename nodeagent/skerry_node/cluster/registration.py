@@ -6,6 +6,7 @@ import dataclasses
 
 from skerry_api import conditions, names
 from skerry_api.node import SandboxNode, parse_node, render_node, render_status
+from skerry_node import errors
 from skerry_node.cluster.client import Client, Json
 from skerry_node.cluster.errors import Refused
 
@@ -28,6 +29,9 @@ class Registration:
             if error.code != 404:
                 raise
             await self._write(node)  # somebody deleted it: it comes back
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._stored = None
+            raise errors.SourceUnavailable(f"sandboxnode {node.name} cannot be read: {error}") from error
 
     async def _write(self, node: SandboxNode) -> None:
         stored = self._stored or parse_node(await self._ensure(node))
