@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -40,7 +41,14 @@ def is_there(token: str) -> bool:
     """Whether *token* is a path from the root, from the agent's package, or the name of a source file."""
     if any((base / token).exists() for base in WHERE_NAMES_LIE):
         return True
-    return "/" not in token and any(next((ROOT / top).rglob(token), None) for top in ("api", "operator", "nodeagent", "client", "crds", "tests"))
+    return token in source_files()
+
+
+@functools.cache
+def source_files() -> frozenset[str]:
+    """The names of all files of the components."""
+    tops = ("api", "operator", "nodeagent", "client", "crds", "tests")
+    return frozenset(path.name for top in tops for path in (ROOT / top).rglob("*.*"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
