@@ -95,6 +95,7 @@ def test_readme_opens_with_the_two_commands() -> None:
     assert first.index("make demo") < first.index("make test")
 
 
+@functools.cache
 def cli_commands() -> dict[str, Any]:
     """Every command by what is typed: `skerry image import`."""
     top = typer.main.get_command(app.app)
