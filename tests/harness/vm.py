@@ -1,0 +1,120 @@
+"""Kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU: `python -m tests.harness.vm [pytest arguments]` is `make test-vm`.
+
+The exit code is pytest's. Without KVM the machine is emulated, about 4 times slower than this one. Nothing is mounted here, and nothing
+of a run stays: QEMU dies with this process, and its disks have no name once it has opened them. Needs root (vm_image.py says why).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+
+from tests.harness import vm_image
+from tests.harness.vm_image import VmFailed, step
+
+_SOURCES = ("api", "operator", "nodeagent", "client", "tests", "crds", "examples", "pyproject.toml")
+_TIMEOUT_VARIABLE = "SKERRY_VM_TIMEOUT_SECONDS"
+_TIMEOUT_SECONDS = 1200.0
+_SPARE_BYTES = 256 << 20
+_SCRATCH_BYTES = 8 << 30  # the guest's /tmp; sparse
+_QEMU = (
+    *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G"),
+    *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", "-nic", "none", "-device", "virtio-rng-pci"),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tests in the machine; their exit code."""
+    if os.geteuid() != 0:
+        print("vm: needs root, to build the guest's root filesystem", file=sys.stderr)
+        return 2
+    chosen = [argument for argument in arguments if not argument.startswith("-") and os.path.exists(argument.split("::")[0])]
+    try:
+        return _boot(vm_image.ensure(), [*arguments, *([] if chosen else ["tests/kernel"])])
+    except VmFailed as problem:
+        print(f"vm: {problem}", file=sys.stderr)
+        return 2
+
+
+def _boot(image: vm_image.Image, arguments: Sequence[str]) -> int:
+    nonce = f"vm-{secrets.token_hex(8)}"
+    directory = tempfile.mkdtemp(prefix="skerry-vm-")
+    try:
+        with step("copying the working tree"):
+            _write_disks(directory, {"nonce": nonce, "arguments": list(arguments)})
+        print(f"vm: booting; pytest {' '.join(arguments)}", flush=True)
+        process = _start(image, directory)
+        try:
+            return _follow(process, nonce, directory)
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _write_disks(directory: str, order: dict[str, object]) -> None:
+    """The disks of one run: the working tree as git sees it, changed and new files included, and an empty one with project quota."""
+    tree = os.path.join(directory, "tree")
+    listed = vm_image.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_SOURCES], cwd=vm_image.ROOT)
+    for name in filter(None, listed.split("\0")):
+        source, target = os.path.join(vm_image.ROOT, name), os.path.join(tree, name)
+        if os.path.lexists(source):  # else deleted, and not committed
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            shutil.copy(source, target, follow_symlinks=False)
+    with open(os.path.join(tree, ".vm.json"), "w", encoding="utf-8") as file:
+        json.dump(order, file)
+    vm_image.make_filesystem(os.path.join(directory, "sources.img"), tree, spare_bytes=_SPARE_BYTES)
+    shutil.rmtree(tree)
+    quota = ("-O", "quota,project", "-E", "quotatype=usrquota:grpquota:prjquota")
+    vm_image.make_filesystem(os.path.join(directory, "scratch.img"), None, spare_bytes=_SCRATCH_BYTES, features=quota)
+
+
+def _start(image: vm_image.Image, directory: str) -> subprocess.Popen[str]:
+    disks = [f"file={image.root},snapshot=on"] + [f"file={os.path.join(directory, name)}" for name in ("sources.img", "scratch.img")]
+    drives = [word for disk in disks for word in ("-drive", f"{disk},if=virtio,format=raw,cache=unsafe")]
+    boot = ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", "console=ttyS0 quiet panic=-1"]
+    command = ["setpriv", "--pdeathsig", "KILL", *_QEMU, *drives, *boot]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", bufsize=1
+    )
+
+
+def _follow(process: subprocess.Popen[str], nonce: str, directory: str) -> int:
+    """Show the console until the machine is off; the exit code that its last line bears."""
+    seconds = float(os.environ.get(_TIMEOUT_VARIABLE) or _TIMEOUT_SECONDS)
+    expired = threading.Event()
+
+    def stop() -> None:
+        expired.set()
+        process.kill()
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    result = "the machine ended before pytest did; its console is above"
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("vm: Linux"):
+            shutil.rmtree(directory)  # QEMU has its disks open
+        if line.startswith(f"{nonce} "):
+            result = line.removeprefix(nonce).strip()
+        else:
+            print(line.rstrip("\r\n"), flush=True)
+    timer.cancel()
+    if expired.is_set():
+        raise VmFailed(f"no end after {seconds:.0f} s ({_TIMEOUT_VARIABLE} sets another limit)")
+    if not result.isdigit():
+        raise VmFailed(result)
+    return int(result)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
