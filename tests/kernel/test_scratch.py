@@ -168,7 +168,7 @@ def test_deletion_works_at_zero_bytes_free(scratch_dir: str):
     os.makedirs(f"{scratch_dir}/{UID}/upper/a/b/c")
     with open(f"{scratch_dir}/{UID}/upper/a/full", "wb") as file, pytest.raises(OSError, match="No space left"):
         os.posix_fallocate(file.fileno(), 0, 2 * SIZE_BYTES)
-    assert os.statvfs(scratch_dir).f_bfree == 0
+    assert os.statvfs(scratch_dir).f_bavail == 0
     assert scratch.remove_writable(scratch_dir, UID)
 
 
