@@ -36,7 +36,7 @@ def main() -> None:
             order = json.load(file)
         nonce = order["nonce"]
         _prepare()
-        status = _run([*["python3", "-m", "pytest", "-rs", "--color=no", "-o", "faulthandler_timeout=300"], *order["arguments"]])
+        status = _run([*["python3", "-m", "pytest", "-ra", "--color=no", "-o", "faulthandler_timeout=300"], *order["arguments"]])
     finally:
         print(f"\n{nonce} {status}", flush=True)
         os.sync()
