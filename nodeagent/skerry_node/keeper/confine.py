@@ -39,12 +39,21 @@ _NOFILE = 1_048_576
 _MEMLOCK = 8 << 20
 """The kernel's own default since 5.16 (MLOCK_LIMIT); an agent may have inherited more."""
 _libc = ctypes.PyDLL(None, use_errno=True)
+# Made once, before any fork: a type or a symbol looked up in the child dirties its pages, which costs ten times the system call
+_prctl, _capset = _libc.prctl, _libc.capset
+_header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+_data = (ctypes.c_uint32 * 6)()
+"""Effective, permitted, inheritable of capabilities 0 to 31, then of 32 and up; inheritable stays 0 (struct __user_cap_data_struct)."""
 
 
 class _Program(ctypes.Structure):
     """struct sock_fprog (linux/filter.h)."""
 
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+_program = _Program()
+_program_pointer = ctypes.byref(_program)
 
 
 def capability_set(add: Iterable[str], drop: Iterable[str]) -> int:
@@ -76,7 +85,7 @@ def drop_from_addable(keep: int) -> None:
 
 def _drop_bounding(number: int) -> bool:
     """Whether the kernel knows that capability. A set that silently stayed wide would be worse than a sandbox that does not start."""
-    if _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
+    if _prctl(_PR_CAPBSET_DROP, number, 0, 0, 0) == 0:
         return True
     if ctypes.get_errno() == errno.EINVAL:
         return False
@@ -89,12 +98,11 @@ def set_identity(uid: int, gid: int, groups: Iterable[int], *, keep: int) -> Non
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
     kept = keep if uid == 0 else 0
-    low, high = kept & 0xFFFFFFFF, kept >> 32
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    data = (ctypes.c_uint32 * 6)(low, low, 0, high, high, 0)
-    if _libc.capset(header, data) != 0:
+    _data[0] = _data[1] = kept & 0xFFFFFFFF
+    _data[3] = _data[4] = kept >> 32
+    if _capset(_header, _data) != 0:
         raise OSError(ctypes.get_errno(), "capset")
-    _libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
 
 
 def set_no_new_privs() -> None:
@@ -109,8 +117,9 @@ def set_dumpable(value: bool) -> None:  # noqa: FBT001 - the flag is the whole c
 
 def install_filter(program: bytes) -> None:
     """Install a seccomp filter. Needs no_new_privs."""
-    described = _Program(len(program) // 8, program)
-    if _libc.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(described), 0, 0) != 0:
+    _program.length = len(program) // 8
+    _program.filter = program
+    if _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, _program_pointer, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "seccomp")
 
 
