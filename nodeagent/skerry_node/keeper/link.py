@@ -6,6 +6,8 @@ that waits 34 ms under the kernel's one lock, and it goes with the sandbox's net
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 
@@ -72,8 +74,11 @@ def configure_inside(link: wire.Link | None) -> None:
 
 
 def link_index(name: str) -> int:
-    """The index of link *name* in the caller's network namespace. Raises OSError."""
-    return socket.if_nametoindex(name)
+    """The index of link *name* in the caller's network namespace. Raises OSError with ENODEV."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:  # it comes without a number
+        raise OSError(errno.ENODEV, f"link {name}: {os.strerror(errno.ENODEV)}") from error
 
 
 def parse_mac(mac: str) -> bytes:
