@@ -19,10 +19,11 @@ _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT = 0x40000000
 _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _REFUSE, _UNKNOWN = _ERRNO | errno.EPERM, _ERRNO | errno.ENOSYS
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _JUMP, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x05, 0x06, 0x54
+_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_ANY_BIT, _RETURN, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _NUMBER_OFFSET, _ARCH_OFFSET, _ARGUMENT_OFFSET = 0, 4, 16
 """struct seccomp_data: nr, arch, instruction_pointer, args; the low half of an argument comes first on little-endian machines."""
 MAX_INSTRUCTIONS = 4096
+_LONGEST_JUMP = 255
 
 REFUSED = frozenset(
     [
@@ -134,7 +135,7 @@ def instructions(machine: str) -> list[Instruction]:
         _give(_KILL),
         Instruction(_LOAD, _NUMBER_OFFSET),
     ]
-    program = head + _tree(_ranges(seccomp_table.NUMBERS[machine]))
+    program = head + _assemble(_ranges(seccomp_table.NUMBERS[machine]))
     assert len(program) <= MAX_INSTRUCTIONS
     return program
 
@@ -161,15 +162,32 @@ def _verdict(name: str | None) -> int:
     return _REFUSE if name in REFUSED else _ALLOW
 
 
-def _tree(ranges: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
-    if len(ranges) == 1:
-        return ranges[0][1]
-    middle = len(ranges) // 2
-    left, right = _tree(ranges[:middle]), _tree(ranges[middle:])
-    first = ranges[middle][0]
-    if len(left) <= 255:
-        return [Instruction(_JUMP_GREATER_EQUAL, first, if_true=len(left)), *left, *right]
-    return [Instruction(_JUMP_GREATER_EQUAL, first, if_false=1), Instruction(_JUMP, len(left)), *left, *right]
+def _assemble(ranges: Sequence[tuple[int, list[Instruction]]]) -> list[Instruction]:
+    """A tree that finds the range of a number.
+
+    Jumps go forward only, so it is written from its end, and each piece of code stands there once: a launch pays for every instruction when the
+    kernel compiles the program.
+    """
+    backwards: list[Instruction] = []
+    places: dict[tuple[Instruction, ...], int] = {}
+    for _, code in ranges:
+        if tuple(code) not in places:
+            backwards += reversed(code)
+            places[tuple(code)] = len(backwards) - 1
+
+    def grow(part: Sequence[tuple[int, list[Instruction]]]) -> int:
+        if len(part) == 1:
+            return places[tuple(part[0][1])]
+        middle = len(part) // 2
+        right, left = grow(part[middle:]), grow(part[:middle])
+        here = len(backwards)
+        distances = here - right - 1, here - left - 1
+        assert max(distances) <= _LONGEST_JUMP
+        backwards.append(Instruction(_JUMP_GREATER_EQUAL, part[middle][0], *distances))
+        return here
+
+    grow(ranges)
+    return backwards[::-1]
 
 
 def _give(verdict: int) -> Instruction:

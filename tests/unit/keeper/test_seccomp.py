@@ -43,8 +43,6 @@ def verdict(program: list[tuple[int, int, int, int]], number: int, *arguments: i
                 place += if_true if register >= operand else if_false
             case 0x45:
                 place += if_true if register & operand else if_false
-            case 0x05:
-                place += operand
             case 0x06:
                 return {0x7FFF0000: ALLOW, 0x80000000: KILL}.get(operand) or operand - 0x50000
             case _:
@@ -186,11 +184,9 @@ def test_the_program_is_one_that_the_kernel_takes(machine):
         place = queue.pop()
         if place in reached:
             continue
-        code, if_true, if_false, operand = program[place]  # raises beyond the end
+        code, if_true, if_false, _ = program[place]  # raises beyond the end
         reached.add(place)
-        if code == 0x05:
-            queue.append(place + 1 + operand)
-        elif code in {0x15, 0x35, 0x45}:
+        if code in {0x15, 0x35, 0x45}:
             queue += [place + 1 + if_true, place + 1 + if_false]
         elif code != 0x06:
             queue.append(place + 1)
