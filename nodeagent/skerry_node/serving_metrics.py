@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ async def start(address: str, render: Callable[[], bytes]) -> Door:
     """Serve on *address* (`host:port`; port 0 takes a free one). Raises OSError."""
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        body = await asyncio.to_thread(render)  # 1,000 sandboxes take a while to read; a launch must not wait for it
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def healthy(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
