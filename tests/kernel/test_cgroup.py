@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -88,6 +89,12 @@ def test_limits_change_live_in_every_direction(found: group.Group):
     for size in (128 * MIB, 32 * MIB, None, 64 * MIB, 1024 * MIB, 4 * MIB):
         found.write_limits(Limits(memory_bytes=size))
         assert found.read_limits() == Limits(memory_bytes=size)
+
+
+def test_memory_is_held_in_whole_pages(found: group.Group):
+    """What wants to compare limits rounds down first; anything else would find work to do for ever."""
+    found.write_limits(Limits(memory_bytes=100_000_000))
+    assert found.read_limits() == Limits(memory_bytes=100_000_000 // mmap.PAGESIZE * mmap.PAGESIZE)
 
 
 def test_a_group_that_vanished_is_seen_and_named(parent: group.Parent):

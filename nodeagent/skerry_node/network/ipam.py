@@ -120,8 +120,10 @@ class Ipam:
                     os.unlink(name, dir_fd=self._directory_fd)
                 continue
             fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory_fd)
-            with os.fdopen(fd, "rb") as file:
-                self._remember(int(name), file.read(256).decode("ascii", "replace"))
+            try:
+                self._remember(int(name), os.read(fd, 256).decode("ascii", "replace"))
+            finally:
+                os.close(fd)
             self._last = max(self._last, int(name))
 
     def _claim(self, slot: int, owner: str) -> bool:
