@@ -15,6 +15,7 @@ MAX_PIDS = 4_194_304
 """The kernel's PID_MAX_LIMIT."""
 _USER = re.compile(r"[^:\s]{1,256}(:[^:\s]{1,256})?")
 _IMAGE = re.compile(r"[a-zA-Z0-9][-._/:@a-zA-Z0-9\[\]]{0,511}")
+_CAPABILITY = re.compile(r"[A-Z][A-Z_]*")
 _MAX_ID = 4_294_967_294
 _SPEC = frozenset(
     [
@@ -137,7 +138,7 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         termination_grace_period_seconds=10 if grace is None else grace,
         node_selector=fields.pairs(raw, "nodeSelector", "spec"),
         tolerations=_parse_tolerations(raw),
-        node_name=fields.text(raw, "nodeName", "spec", limit=253) or None,
+        node_name=_parse_node_name(raw),
     )
 
 
@@ -230,9 +231,24 @@ def _parse_security(raw: Raw) -> sandbox.SecuritySpec:
     fields.refuse_unknown(capabilities, path, frozenset({"add", "drop"}))
     return sandbox.SecuritySpec(
         read_only_root_filesystem=fields.flag(raw, "readOnlyRootFilesystem", "spec.security"),
-        capabilities_add=fields.texts(capabilities, "add", path, count=64, limit=64) or (),
-        capabilities_drop=fields.texts(capabilities, "drop", path, count=64, limit=64) or (),
+        capabilities_add=_parse_capabilities(capabilities, "add", path),
+        capabilities_drop=_parse_capabilities(capabilities, "drop", path),
     )
+
+
+def _parse_capabilities(raw: Raw, key: str, path: str) -> tuple[str, ...]:
+    found = fields.texts(raw, key, path, count=64, limit=64) or ()
+    for place, name in enumerate(found):
+        if _CAPABILITY.fullmatch(name) is None:
+            raise InvalidManifest(f"{path}.{key}[{place}]", "write a capability in capitals, for example NET_BIND_SERVICE")
+    return found
+
+
+def _parse_node_name(raw: Raw) -> str | None:
+    name = fields.text(raw, "nodeName", "spec", limit=253) or None
+    if name is not None and not names.is_dns_subdomain(name):
+        raise InvalidManifest("spec.nodeName", "leave it out; the operator writes the name of a SandboxNode here")
+    return name
 
 
 def _parse_tolerations(raw: Raw) -> tuple[sandbox.Toleration, ...]:
@@ -248,12 +264,17 @@ def _parse_tolerations(raw: Raw) -> tuple[sandbox.Toleration, ...]:
         operator = fields.text(entry, "operator", path) or "Equal"
         if operator not in {"Equal", "Exists"}:
             raise InvalidManifest(f"{path}.operator", "write Equal or Exists")
-        found.append(
-            sandbox.Toleration(
-                key=fields.text(entry, "key", path) or "",
-                operator=operator,
-                value=fields.text(entry, "value", path) or "",
-                effect=fields.text(entry, "effect", path) or "",
-            )
+        toleration = sandbox.Toleration(
+            key=fields.text(entry, "key", path, limit=316) or "",
+            operator=operator,
+            value=fields.text(entry, "value", path, limit=63) or "",
+            effect=fields.text(entry, "effect", path) or "",
         )
+        if not toleration.key and operator != "Exists":
+            raise InvalidManifest(f"{path}.operator", "write operator: Exists when there is no key")
+        if toleration.value and operator == "Exists":
+            raise InvalidManifest(f"{path}.value", "write no value when the operator is Exists")
+        if toleration.effect not in {"", "NoSchedule"}:
+            raise InvalidManifest(f"{path}.effect", "write NoSchedule, or leave it out")
+        found.append(toleration)
     return tuple(found)

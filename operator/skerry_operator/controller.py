@@ -59,6 +59,8 @@ class Controller:
         uid = str(raw["metadata"]["uid"])
         if is_deleted:
             self._forget(uid)
+        elif self._inventory.is_known(uid, str(raw["metadata"]["resourceVersion"])):
+            return  # our own write coming back, or the first list once more
         elif self._remember(raw) and self._is_synced:
             await self.reconcile(uid)
 
@@ -118,6 +120,8 @@ class Controller:
             self._fail(sandbox, action, error)
         else:
             self._failed.pop(uid, None)
+            if self._inventory.find_sandbox(uid) is not sandbox:
+                self._again.add(uid)  # the answer may ask for more, and its event will not be looked at
 
     async def _perform(self, sandbox: Sandbox, action: lifecycle.Action) -> None:
         match action:

@@ -79,6 +79,11 @@ class Inventory:
         if self._assumed.pop(uid, None) is not None:
             self._account(uid)
 
+    def is_known(self, uid: str, version: str) -> bool:
+        """Whether *version* of that sandbox, or a newer one, was taken in."""
+        known = self._sandboxes.get(uid)
+        return known is not None and (known.metadata.resource_version == version or _is_older(version, known.metadata.resource_version))
+
     def find_sandbox(self, uid: str) -> Sandbox | None:
         """The newest known, or None."""
         return self._sandboxes.get(uid)

@@ -1,0 +1,125 @@
+"""One table of wrong manifests for both doors, the API server (CRD) and parse_sandbox: a change of a good spec, the field, what each says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+def good(**spec: Any) -> dict[str, Any]:
+    """A manifest that both take, with *spec* over it."""
+    return {
+        "apiVersion": "skerry.dev/v1alpha1",
+        "kind": "Sandbox",
+        "metadata": {"name": "good", "namespace": "default"},
+        "spec": {"image": "docker.io/library/busybox:latest", **spec},
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A spec that is refused. *server* is the CRD's sentence where it differs from ours."""
+
+    id: str
+    spec: dict[str, Any]
+    field: str
+    says: str
+    server: str | None = None
+
+
+_IMAGE = "write an image reference, for example docker.io/library/busybox:latest"
+_QUANTITY = "for example 100m, 1, 64Mi or 1Gi"
+_USER = 'write "user", "uid" or "uid:gid" with numbers from 0 to 4294967294'
+_ENV = "write a name of letters, digits, '_', '-' and '.', not starting with a digit"
+_CAPABILITY = "write a capability in capitals, for example NET_BIND_SERVICE"
+_UNKNOWN = "unknown field"
+
+
+def _limits(**values: Any) -> dict[str, Any]:
+    return {"resources": {"limits": values}}
+
+
+def _both(name: str, request: str, limit: str) -> dict[str, Any]:
+    return {"resources": {"requests": {name: request}, "limits": {name: limit}}}
+
+
+BAD = (
+    Bad("image missing", {"image": None}, "spec.image", _IMAGE, "Required value"),
+    Bad("image empty", {"image": ""}, "spec.image", _IMAGE),
+    Bad("image with a space", {"image": "busy box"}, "spec.image", _IMAGE),
+    Bad("image starts with a dash", {"image": "-rf"}, "spec.image", _IMAGE),
+    Bad("image with a newline", {"image": "busybox\n"}, "spec.image", _IMAGE),
+    Bad("image too long", {"image": "a" * 513}, "spec.image", "write at most 512 characters", "Too long"),
+    Bad("image a number", {"image": 7}, "spec.image", "write a string", "must be of type string"),
+    Bad("command a string", {"command": "sh"}, "spec.command", "write a list of at most 256 strings", "must be of type array"),
+    Bad("command too long", {"command": ["a"] * 257}, "spec.command", "write a list of at most 256 strings", "must have at most 256 items"),
+    Bad("args of numbers", {"args": [1]}, "spec.args[0]", "write a string", "must be of type string"),
+    Bad("env name missing", {"env": [{"value": "b"}]}, "spec.env[0].name", _ENV, "Required value"),
+    Bad("env name with =", {"env": [{"name": "A=B", "value": "c"}]}, "spec.env[0].name", _ENV),
+    Bad("env name starts with a digit", {"env": [{"name": "1A"}]}, "spec.env[0].name", _ENV),
+    Bad("env name empty", {"env": [{"name": ""}]}, "spec.env[0].name", _ENV),
+    Bad("env too many", {"env": [{"name": "A"}] * 257}, "spec.env", "write a list of at most 256 variables", "must have at most 256 items"),
+    Bad("env valueFrom", {"env": [{"name": "A", "valueFrom": {}}]}, "spec.env[0].valueFrom", "no such field", _UNKNOWN),
+    Bad("workingDir relative", {"workingDir": "srv"}, "spec.workingDir", "write an absolute path, for example /srv"),
+    Bad("user too large", {"user": "4294967295"}, "spec.user", _USER),
+    Bad("user far too large", {"user": "99999999999999999999"}, "spec.user", _USER),
+    Bad("group too large", {"user": "0:4294967295"}, "spec.user", _USER),
+    Bad("user of three parts", {"user": "1:2:3"}, "spec.user", _USER),
+    Bad("user with a space", {"user": "a b"}, "spec.user", _USER),
+    Bad("user empty", {"user": ""}, "spec.user", _USER),
+    Bad("hostname in capitals", {"hostname": "Hello"}, "spec.hostname", "write lower-case letters, digits and dashes, at most 63"),
+    Bad("hostname with a dot", {"hostname": "a.b"}, "spec.hostname", "write lower-case letters, digits and dashes, at most 63"),
+    Bad("cpu a word", _limits(cpu="much"), "spec.resources.limits.cpu", _QUANTITY),
+    Bad("memory negative", _limits(memory="-1Mi"), "spec.resources.limits.memory", _QUANTITY),
+    Bad("memory in MB", _limits(memory="64MB"), "spec.resources.limits.memory", _QUANTITY),
+    Bad("cpu too small", _limits(cpu="9m"), "spec.resources.limits.cpu", "write at least 10m"),
+    Bad("memory too small", _limits(memory="1Ki"), "spec.resources.limits.memory", "write at least 1Mi"),
+    Bad("memory zero", _limits(memory=0), "spec.resources.limits.memory", "write at least 1Mi"),
+    Bad("pids zero", _limits(pids=0), "spec.resources.limits.pids", "write a whole number from 1 to 4194304"),
+    Bad("pids too many", _limits(pids=4194305), "spec.resources.limits.pids", "write a whole number from 1 to 4194304"),
+    Bad("disk limit", _limits(disk="1Gi"), "spec.resources.limits.disk", "no such field", _UNKNOWN),
+    Bad("cpu request over limit", _both("cpu", "2", "1"), "spec.resources.requests.cpu", "write no more than resources.limits.cpu"),
+    Bad(
+        "memory request over limit", _both("memory", "1Gi", "1023Mi"), "spec.resources.requests.memory", "write no more than resources.limits.memory"
+    ),
+    Bad("request a word", {"resources": {"requests": {"cpu": "x"}}}, "spec.resources.requests.cpu", _QUANTITY),
+    Bad("network mode", {"network": {"mode": "bridge"}}, "spec.network.mode", "write one of Bridge, None, Host", "supported values"),
+    Bad("network port", {"network": {"ports": []}}, "spec.network.ports", "no such field", _UNKNOWN),
+    Bad("restartPolicy", {"restartPolicy": "Sometimes"}, "spec.restartPolicy", "write one of Never, OnFailure, Always", "supported values"),
+    Bad("desiredState", {"desiredState": "Paused"}, "spec.desiredState", "write one of Running, Stopped", "supported values"),
+    Bad("active seconds", {"ttl": {"activeSeconds": 0}}, "spec.ttl.activeSeconds", "write a whole number from 1 to 31536000"),
+    Bad("after finished", {"ttl": {"secondsAfterFinished": -1}}, "spec.ttl.secondsAfterFinished", "write a whole number from 0 to 31536000"),
+    Bad("grace", {"terminationGracePeriodSeconds": 86401}, "spec.terminationGracePeriodSeconds", "write a whole number from 0 to 86400"),
+    Bad(
+        "grace a float",
+        {"terminationGracePeriodSeconds": 0.5},
+        "spec.terminationGracePeriodSeconds",
+        "write a whole number",
+        "must be of type integer",
+    ),
+    Bad("selector a number", {"nodeSelector": {"zone": 1}}, "spec.nodeSelector.zone", "write a string; put it in quotes", "must be of type string"),
+    Bad(
+        "toleration operator",
+        {"tolerations": [{"key": "a", "operator": "In"}]},
+        "spec.tolerations[0].operator",
+        "write Equal or Exists",
+        "supported values",
+    ),
+    Bad("toleration without key", {"tolerations": [{"value": "a"}]}, "spec.tolerations[0].operator", "write operator: Exists when there is no key"),
+    Bad(
+        "toleration Exists with value",
+        {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]},
+        "spec.tolerations[0].value",
+        "write no value when the operator is Exists",
+    ),
+    Bad("capability in lower case", {"security": {"capabilities": {"add": ["net_raw"]}}}, "spec.security.capabilities.add[0]", _CAPABILITY),
+    Bad(
+        "readOnly a word",
+        {"security": {"readOnlyRootFilesystem": "yes"}},
+        "spec.security.readOnlyRootFilesystem",
+        "write true or false",
+        "type boolean",
+    ),
+    Bad("nodeName no name", {"nodeName": "A/../b"}, "spec.nodeName", "leave it out; the operator writes the name of a SandboxNode here"),
+    Bad("a field that does not exist", {"imagePullPolicy": "Always"}, "spec.imagePullPolicy", "no such field", _UNKNOWN),
+)
