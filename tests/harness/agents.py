@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -42,23 +43,37 @@ class Place:
 
 
 def make_place(index: int, directory: str, *, tag: str, count: int, flags: Sequence[str] = ()) -> Place:
-    """The place of agent *index* (from 0) of *count*. *tag* is at most 4 characters and tells clusters of one machine apart.
+    """The place of agent *index* (from 0) of *count*.
 
+    The node is called *tag* and its number. What the machine sees starts with *tag*'s first two letters and is no one else's: sessions
+    side by side do not meet.
     A single agent has room for all the sandboxes an agent can have; several share, with 1,022 addresses each. Sixteen at most.
     """
-    if not (0 <= index < count <= 16 and 0 < len(tag) <= 4):
-        raise ValueError(f"agent {index} of {count} with tag {tag!r}")
-    number = 90 + sum(map(ord, tag)) % 100  # second byte of the addresses: two clusters at once seldom meet, and never by name
+    if not (0 <= index < count <= 16):
+        raise ValueError(f"agent {index} of {count}")
+    mark, second = _find_free(tag[:2])
     return Place(
         node_name=f"{tag}-{index}",
         state_dir=os.path.join(directory, f"{tag}-{index}"),
-        run_dir=f"/run/skerry-{tag}-{index}",
-        cgroup_parent=f"skerry-{tag}-{index}",
-        bridge=f"skerry{tag}{index:x}",
-        address_range=f"10.{number}.0.0/16" if count == 1 else f"10.{number}.{4 * index}.0/22",
+        run_dir=f"/run/skerry-{mark}",
+        cgroup_parent=f"skerry-{mark}",
+        bridge=f"skerry{mark}",
+        address_range=f"10.{second}.0.0/16" if count == 1 else f"10.{second}.{4 * index}.0/22",
         id_base=_ID_BASE + index * 1024 * _IDS_PER_SLOT,
         flags=tuple(flags),
     )
+
+
+def _find_free(prefix: str) -> tuple[str, int]:
+    """A mark of five characters, all that the agent takes from a bridge's name into its links', and a second byte for 10.x: both unused."""
+    with open("/proc/net/route", encoding="ascii") as file:
+        used = {line.split()[1] for line in file}
+    while True:
+        mark = prefix + "".join(secrets.choice("0123456789abcdefghijklmnopqrstuvwxyz") for _ in range(5 - len(prefix)))
+        second = 90 + secrets.randbelow(160)
+        is_routed = any(target.endswith(f"{second:02X}0A") for target in used)  # little-endian, in hexadecimal
+        if not is_routed and not os.path.exists(f"/run/skerry-{mark}"):
+            return mark, second
 
 
 class Agent:

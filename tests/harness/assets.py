@@ -112,6 +112,7 @@ def _ensure_program(program: _Program, directory: str) -> None:
 
 @contextmanager
 def _lock(path: str) -> Iterator[None]:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="ascii") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

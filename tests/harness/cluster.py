@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import signal
 import sys
@@ -45,16 +44,16 @@ class Cluster:
 
     @classmethod
     def start(
-        cls, directory: str, *, agents: int = 1, tag: str | None = None, agent_flags: Sequence[str] = (), operator_flags: Sequence[str] = (),
+        cls, directory: str, *, agents: int = 1, tag: str = "node", agent_flags: Sequence[str] = (), operator_flags: Sequence[str] = (),
         fsync: bool = False, say: Callable[[str], None] = lambda _: None,
     ) -> Cluster:  # fmt: skip
         """Start everything, with a busybox image on each node, and wait until every node is registered.
 
-        *tag*, at most 4 characters, is in every name on the machine. *say* hears of progress. Raises ProcessFailed, AssetsFailed.
+        Nodes are called *tag* and their number. *say* hears of progress. Raises ProcessFailed, AssetsFailed.
         """
         say("starting etcd and kube-apiserver")
         plane = ControlPlane.start(os.path.join(directory, "plane"), fsync=fsync)
-        places = [make_place(n, directory, tag=tag or f"t{secrets.token_hex(1)}", count=agents, flags=agent_flags) for n in range(agents)]
+        places = [make_place(n, directory, tag=tag, count=agents, flags=agent_flags) for n in range(agents)]
         nodes = [Agent(place, kubeconfig=plane.kubeconfig, log_path=os.path.join(directory, f"agent-{place.node_name}.log")) for place in places]
         cluster = cls(directory, plane, agents=nodes, operator_flags=operator_flags)
         try:

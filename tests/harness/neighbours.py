@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 
 _NAME = re.compile(r"(?<![\w-])(?:skerry[\w-]*|sk[\w]+-)")  # links are sk<part of the bridge's name>-<slot>
+_PLACE = re.compile(r"(?:/run|/tmp|/var/lib)/(skerry[\w-]+)")
 _COMMON = frozenset({"skerry", "skerry_node", "skerry_operator", "skerry_api", "skerry-system", "skerry-keeper"})
 _DEFAULTS = frozenset({"skerry", "skerry0", "skerry-skerry0", "sk0-"})  # of an agent without flags: its settings
 _known: set[str] = set()
@@ -26,7 +27,7 @@ def learn(find_ours: Callable[[], set[int]]) -> frozenset[str]:
 
 
 def _read_names(pid: str) -> set[str]:
-    """What a process says it owns; nothing unless it is an agent or a keeper."""
+    """What a process says it owns: an agent and a keeper by every name, another (a virtual machine of tests) by its directories."""
     try:
         with open(f"/proc/{pid}/cmdline", "rb") as file:
             words = file.read().replace(b"\0", b" ").decode(errors="replace")
@@ -34,7 +35,7 @@ def _read_names(pid: str) -> set[str]:
         return set()
     if "skerry_node" in words and "socket_path" in words:  # a keeper
         return _names(words) - _COMMON
-    return _agent_names(words) if re.search(r"-m skerry_node\b|skerry-agent\b", words) else set()
+    return _agent_names(words) if re.search(r"-m skerry_node\b|skerry-agent\b", words) else set(_PLACE.findall(words))
 
 
 def is_theirs(text: str, theirs: Iterable[str]) -> bool:

@@ -21,7 +21,7 @@ _root: list[int] = []
 def adopt_orphans() -> None:
     """Put this process below a subreaper, once. Call it before any thread starts: the caller goes on in a forked child.
 
-    The parent passes signals on, dies as the child dies, and exits with its code.
+    The parent tells the child to end when it is told, ends as the child ends, and exits with its code.
     """
     if _root:
         return
@@ -32,7 +32,13 @@ def adopt_orphans() -> None:
         _reap_until(child)
     _prctl(_PR_SET_CHILD_SUBREAPER, 0)
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGTERM, _interrupt)
     _root.append(parent)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    """As Ctrl-C: pytest ends its fixtures then. At the signal's default it would leave everything behind."""
+    raise KeyboardInterrupt
 
 
 def root_pid() -> int:
@@ -43,11 +49,11 @@ def root_pid() -> int:
 def _reap_until(child: int) -> None:
     """Wait for everything until *child* ends, then end in its way. Never returns."""
 
-    def forward(number: int, _: FrameType | None) -> None:
+    def forward(_: int, __: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(child, number)
+            os.kill(child, signal.SIGTERM)
 
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, forward)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the child by itself, as a member of the same process group
     while True:
