@@ -64,13 +64,14 @@ async def load(kubeconfig: str | None, *, environ: Mapping[str, str] = os.enviro
     home = os.path.join(environ.get("HOME", "/root"), ".kube", "config")
     if named is None and "KUBERNETES_SERVICE_HOST" in environ:
         return _in_cluster(environ)
-    path = named or home
+    paths = (named or home).split(os.pathsep)
+    path = next((each for each in paths if os.path.exists(each)), paths[0])
     if not os.path.exists(path):
         where = f"{path} does not exist" if named else "no kubeconfig is given and this is no pod"
         raise errors.Unsupported(f"no way to an API server: {where}; give --kubeconfig, or --standalone to run without one")
     try:
         return await _from_kubeconfig(path)
-    except (KeyError, TypeError, StopIteration, ValueError, OSError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, OSError, yaml.YAMLError) as error:
         raise errors.Unsupported(f"kubeconfig {path} cannot be used: {error!r}") from error
 
 
@@ -108,7 +109,10 @@ def _parse(path: str) -> Any:
 
 
 def _named(entries: list[Any], name: str) -> Any:
-    return next(entry for entry in entries if entry["name"] == name)
+    for entry in entries:
+        if entry["name"] == name:
+            return entry
+    raise ValueError(f"nothing is named {name}")
 
 
 def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], beside: str) -> ssl.SSLContext:

@@ -55,7 +55,7 @@ def test_a_kernel_that_counts_no_peak_has_no_such_series():
 
 
 def outcome(*steps: plan.Step, problem=None, life=None):
-    observed = dataclasses.replace(model.Observed(now_seconds=0.0), life=life or model.Life())
+    observed = dataclasses.replace(model.Observed(uid="u1", now_seconds=0.0), life=life or model.Life())
     return reconcile.Outcome(observed=observed, steps=steps, status=None, problem=problem, deadline_seconds=None)
 
 
