@@ -1,7 +1,7 @@
 """Kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU: `python -m tests.harness.vm [pytest arguments]` is `make test-vm`.
 
-The exit code is pytest's. Without KVM the machine is emulated, about 4 times slower than this one. Nothing is mounted here, and nothing
-of a run stays: QEMU dies with this process, and its disks have no name once it has opened them. Needs root (vm_image.py says why).
+The exit code is pytest's. Without KVM the machine is emulated, about 4 times slower than this one. Nothing is mounted here. QEMU dies with
+this process, and its disks have no name once the guest runs; SIGKILL in the first seconds leaves them in /tmp. Needs root (vm_image.py).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _write_disks(directory: str, order: dict[str, object]) -> None:
 def _start(image: vm_image.Image, directory: str) -> subprocess.Popen[str]:
     disks = [f"file={image.root},snapshot=on"] + [f"file={os.path.join(directory, name)}" for name in ("sources.img", "scratch.img")]
     drives = [word for disk in disks for word in ("-drive", f"{disk},if=virtio,format=raw,cache=unsafe")]
-    boot = ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", "console=ttyS0 quiet panic=-1"]
+    boot = ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", "console=ttyS0 loglevel=3 panic=-1"]
     command = ["setpriv", "--pdeathsig", "KILL", *_QEMU, *drives, *boot]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", bufsize=1
