@@ -46,7 +46,7 @@ def test_bound_sandboxes_are_counted():
         pytest.param(
             lambda i: (i.apply_answer(_one(version="2")), i.apply_sandbox(_one(node_name=None, version="1"))),
             (1, 0),
-            id="an old event changes nothing",
+            id="an old event",
         ),
         pytest.param(
             lambda i: (i.assume("x", "a"), i.apply_sandbox(_one(node_name=None, version="2"))), (1, 0), id="another's write while a bind is in flight"

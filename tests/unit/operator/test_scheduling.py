@@ -34,7 +34,7 @@ _TAINT = Taint("dedicated", "x")
             spec(501, 501 * MIB),
             [Candidate(node(), _GIVEN)],
             "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory.",
-            id="both are said",
+            id="both",
         ),
         pytest.param(spec(), [Candidate(node(count=5), _GIVEN)], "0/1 nodes are available: 1 Too many sandboxes.", id="too many"),
         pytest.param(spec(), [Candidate(node(cpu=0), _GIVEN)], Bound("a"), id="who asks for no CPU fits where there is none"),
