@@ -38,8 +38,8 @@ class Agent:
         scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
         groups = ensure_groups(settings)
         gateway = settings.network[ipam.GATEWAY_SLOT]
+        nat.ensure_rules(settings.bridge, settings.network)  # they match by name: they stand before the link is up
         index = bridge.ensure_bridge(settings.bridge, network=settings.network, gateway=gateway)
-        nat.ensure_rules(settings.bridge, settings.network)
         view = observe.View(
             runtime_fd=_open(settings.sandboxes_dir),
             scratch_fd=_open(settings.scratch_dir),
@@ -49,12 +49,14 @@ class Agent:
         )
         keeper = client.Client(keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost)
         self.hands = act.Hands(settings=settings, view=view, keeper=keeper, source=source, bridge_index=index)
-        self.meters = metrics.Meters(self.read_usage, count_shells=lambda: len(self.hands.shells))
+        self.meters = metrics.Meters(
+            self.read_usage, count_shells=lambda: len(self.hands.shells), watch_age=getattr(source, "watch_age_seconds", None)
+        )
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
 
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
-        scratch.sweep_trash(self.settings.scratch_dir)
+        await asyncio.to_thread(scratch.sweep_trash, self.settings.scratch_dir)
         door = await server.start(backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render)
         scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
         _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)

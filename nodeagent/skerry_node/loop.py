@@ -35,10 +35,12 @@ class Loop:
         self._reported: dict[str, SandboxStatus] = {}
         self._pool = shells.Pool(hands, is_busy=lambda: bool(self._workers))
         self._keeper_lost = asyncio.Event()
+        self._invalid: set[str] = set()
 
     async def run(self) -> None:
         """Run until cancelled."""
-        await self.ensure_keeper()
+        act.hold_processes(self.hands)  # first of all: these handles tell of ends that no keeper sees
+        self._keeper_lost.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_source())
             tasks.create_task(self._resync())
@@ -65,6 +67,7 @@ class Loop:
 
     def on_keeper_lost(self) -> None:
         """The connection to the keeper broke."""
+        _LOG.warning("keeper lost; starting the next one")
         self._keeper_lost.set()
 
     async def ensure_keeper(self) -> None:
@@ -83,12 +86,24 @@ class Loop:
             case Snapshot(sandboxes):
                 self._take_snapshot({sandbox.metadata.uid: sandbox for sandbox in sandboxes})
             case Upsert(sandbox):
-                self.wanted[sandbox.metadata.uid] = sandbox
-                self.poke(sandbox.metadata.uid)
+                self._take_upsert(sandbox)
             case Gone(uid):
                 self._forget(uid)
             case Invalid():
+                self._invalid.add(change.uid)
                 _LOG.warning("invalid object name=%s/%s problem=%s", change.namespace, change.name, change.problem)
+
+    def _take_upsert(self, sandbox: Sandbox) -> None:
+        """An echo of our own status asks for nothing (law 3); what the operator wrote over it is said again."""
+        uid = sandbox.metadata.uid
+        known = self.wanted.get(uid)
+        self.wanted[uid] = sandbox
+        self._invalid.discard(uid)
+        is_lost = _is_called_lost(sandbox)
+        if is_lost:
+            self._reported.pop(uid, None)
+        if known is None or is_lost or (known.spec, known.metadata.deletion_timestamp) != (sandbox.spec, sandbox.metadata.deletion_timestamp):
+            self.poke(uid)
 
     def _take_snapshot(self, listed: dict[str, Sandbox]) -> None:
         missing = set(self.wanted) - set(listed)
@@ -108,7 +123,7 @@ class Loop:
     def _poke_orphans(self) -> None:
         if not self._orphans.has_complete_list:
             return
-        for uid in observe.find_uids(self.hands.view) - set(self.wanted):
+        for uid in observe.find_uids(self.hands.view) - set(self.wanted) - self._invalid:
             _LOG.info("orphan found uid=%s", uid)
             self._meters.orphan_found()
             self.poke(uid)
@@ -127,7 +142,6 @@ class Loop:
         while True:
             await self._keeper_lost.wait()
             self._keeper_lost.clear()
-            _LOG.warning("keeper lost; starting the next one")
             try:
                 await self.ensure_keeper()
             except (client.KeeperLost, OSError) as error:
@@ -216,3 +230,7 @@ class Loop:
             timer.cancel()
         loop = asyncio.get_running_loop()
         self._timers[uid] = loop.call_later(max(seconds, MIN_PAUSE_SECONDS), self.poke, uid)
+
+
+def _is_called_lost(sandbox: Sandbox) -> bool:
+    return any(condition.type == "Ready" and condition.reason == "NodeLost" for condition in sandbox.status.conditions)

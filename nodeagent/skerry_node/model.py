@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass
 
 from skerry_api.sandbox import DesiredState, NetworkMode, RestartPolicy, Sandbox, Termination
+
+PAGE_BYTES = mmap.PAGESIZE
+"""The kernel keeps limits of memory in whole pages, and reads them back so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,11 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
         uid=sandbox.metadata.uid,
         is_deleted=sandbox.metadata.deletion_timestamp is not None,
         wants_process=spec.desired_state is DesiredState.RUNNING,
-        limits=Limits(cpu_millicores=limits.cpu_millicores, memory_bytes=limits.memory_bytes, pids=limits.pids),
+        limits=Limits(
+            cpu_millicores=limits.cpu_millicores,
+            memory_bytes=None if limits.memory_bytes is None else limits.memory_bytes // PAGE_BYTES * PAGE_BYTES,
+            pids=limits.pids,
+        ),
         network=spec.network.mode,
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,

@@ -182,7 +182,7 @@ def _tour(demo: Demo) -> None:
     demo.wait_for(lambda: os.path.lexists(upper), "the deletion")
     found = os.stat(upper)
     print(
-        f"  in the writable layer /etc/lower-file is a character device {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}, which hides the one below"
+        f"  in the writable layer /etc/lower-file is a character device {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}, which hides the lower one"
     )
     layer = writer["lower"][-1]
     with open(layer, "rb") as file:

@@ -93,7 +93,10 @@ class Client:
         """Connect to the keeper, starting it when none listens; True when it was started now. Raises KeeperLost."""
         if await self._try_connect():
             return False
-        await asyncio.to_thread(self._spawn)
+        try:
+            await asyncio.to_thread(self._spawn)
+        except subprocess.SubprocessError as error:
+            raise KeeperLost(f"the keeper did not start: {error}") from error
         for _ in range(int(_START_SECONDS / 0.01)):
             if await self._try_connect():
                 return True

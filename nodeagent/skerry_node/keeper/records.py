@@ -101,6 +101,17 @@ def open_process(record: Process) -> int | None:
     return None
 
 
+def read_zombie_status(pid: int) -> int | None:
+    """The wait status of a dead process that its parent has not reaped yet (proc_pid_stat(5), field 52); None when it is no zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = content[content.rindex(b")") + 2 :].split()
+    return int(fields[49]) if fields[0] == b"Z" else None
+
+
 def is_own_program(pid: int) -> bool:
     """Whether process *pid* still runs this interpreter: a child that has not reached its program."""
     with contextlib.suppress(OSError):

@@ -203,7 +203,7 @@ class Keeper:
         """Record the end of *child* once its status can be read and its start has been answered."""
         if child.starting is not None:
             return False
-        known, status = _wait_status(child.pidfd)
+        known, status = _wait_status(child)
         if not known and time.monotonic() - (child.dead_since or 0.0) < _REAPED_BY_INIT_SECONDS:
             return False
         if self._children.get(child.uid) is child:
@@ -328,12 +328,17 @@ class Keeper:
             self._epoll.unregister(fd)
 
 
-def _wait_status(pidfd: int) -> tuple[bool, int | None]:
-    """Whether the end is known, and the wait status: from waitid for our own child, from the pidfd for an adopted one."""
+def _wait_status(child: Child) -> tuple[bool, int | None]:
+    """Whether the end is known, and the wait status: from waitid for our own child.
+
+    For an adopted one from the pidfd once somebody has reaped it (Linux 6.15), or from the zombie until then.
+    """
     try:
-        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
     except ChildProcessError:
-        status = syscalls.pidfd_exit_status(pidfd)
+        status = syscalls.pidfd_exit_status(child.pidfd)
+        if status is None:
+            status = records.read_zombie_status(child.pid)
         return status is not None, status
     if result is None:
         return False, None

@@ -1,0 +1,49 @@
+"""`make bench`: measure, print a table, write bench/out/NAME.json (rows of system, what, unit, samples). Needs root and a quiet machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+
+from bench import cluster, node, peers
+from bench.row import Row
+
+_SUITES: dict[str, Callable[[str], Iterable[Row]]] = {"node": node.measure, "peers": peers.measure, "cluster": cluster.measure}
+
+
+def main() -> None:
+    """Run the suites that are asked for."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("suites", nargs="*", choices=[[], *_SUITES][1:], help="which suites (default: all)")
+    wanted = parser.parse_args().suites or list(_SUITES)
+    rows: list[Row] = []
+    for name in wanted:
+        print(f"measuring {name} ...", flush=True)
+        with tempfile.TemporaryDirectory(prefix="skerry-bench-") as directory:
+            found = list(_SUITES[name](directory))
+        _write(name, found)
+        rows += found
+    _print(rows)
+
+
+def _write(name: str, rows: list[Row]) -> None:
+    os.makedirs("bench/out", exist_ok=True)
+    with open(f"bench/out/{name}.json", "w", encoding="utf-8") as file:
+        json.dump([asdict(row) for row in rows], file, indent=1)
+
+
+def _print(rows: list[Row]) -> None:
+    print(f"\n{'SYSTEM':<12} {'WHAT':<52} {'P50':>9} {'P95':>9} {'MAX':>9} {'N':>5}  UNIT")
+    for row in rows:
+        ordered = sorted(row.samples)
+        p95 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+        print(f"{row.system:<12} {row.what:<52} {statistics.median(ordered):>9.2f} {p95:>9.2f} {ordered[-1]:>9.2f} {len(ordered):>5}  {row.unit}")
+
+
+if __name__ == "__main__":
+    main()
