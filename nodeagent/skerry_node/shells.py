@@ -20,9 +20,14 @@ class Pool:
     def __init__(self, hands: act.Hands, *, is_busy: Callable[[], bool]) -> None:
         self._hands = hands
         self._is_busy = is_busy
+        self._lock = asyncio.Lock()  # a shell on its way has half of what synchronise looks for
 
     async def synchronise(self) -> None:
         """After a start of agent or keeper: what is parked and leased stays, halves of it go."""
+        async with self._lock:
+            await self._synchronise()
+
+    async def _synchronise(self) -> None:
         leases = self._hands.view.leases
         parked = (await self._hands.keeper.state()).shells
         leased = {lease.slot for lease in leases.list() if lease.owner.startswith("shell-")}
@@ -42,7 +47,8 @@ class Pool:
             elif self._is_busy():
                 await asyncio.sleep(_BUSY_PAUSE_SECONDS)
             else:
-                await self._prepare_one()
+                async with self._lock:
+                    await self._prepare_one()
 
     async def _prepare_one(self) -> None:
         leases = self._hands.view.leases

@@ -153,9 +153,7 @@ def _tour(demo: Demo) -> None:
         print(f"  {kind:<10} {os.readlink(f'/proc/self/ns/{kind}'):<24} {os.readlink(f'/proc/{pid}/ns/{kind}')}")
     print(f"  uid map (inside, host, count): {demo.inside(pid, 'uid_map')}: root in there is nobody out here")
     status = dict(line.split(":", 1) for line in demo.read(pid, "status").splitlines() if ":" in line)
-    print(
-        f"  no new privileges: {status['NoNewPrivs'].strip()}; seccomp: {status['Seccomp'].strip()} (filter); capabilities: {status['CapEff'].strip()}"
-    )
+    print(f"  no new privileges: {status['NoNewPrivs'].strip()}; seccomp: {status['Seccomp'].strip()} (filter); CapEff: {status['CapEff'].strip()}")
     time.sleep(1.2)
     demo.show("logs", "hello")
 
@@ -181,9 +179,7 @@ def _tour(demo: Demo) -> None:
     upper = os.path.join(writer["upper"], "etc/lower-file")
     demo.wait_for(lambda: os.path.lexists(upper), "the deletion")
     found = os.stat(upper)
-    print(
-        f"  in the writable layer /etc/lower-file is a character device {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}, which hides the lower one"
-    )
+    print(f"  in the writable layer /etc/lower-file is device {os.major(found.st_rdev)}:{os.minor(found.st_rdev)}, which hides the lower one")
     layer = writer["lower"][-1]
     with open(layer, "rb") as file:
         print(f"  the layer still has its content: {b'a file of the image' in file.read()}")
