@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 
@@ -15,6 +16,7 @@ from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
 
 RESYNC_SECONDS = 30.0
 MIN_PAUSE_SECONDS = 0.02
+KEEPER_SECONDS = 5.0
 _LOG = logging.getLogger("skerry.loop")
 
 
@@ -35,6 +37,7 @@ class Loop:
         self._reported: dict[str, SandboxStatus] = {}
         self._pool = shells.Pool(hands, is_busy=lambda: bool(self._workers))
         self._keeper_lost = asyncio.Event()
+        self._keeper_ready = asyncio.Event()
         self._invalid: set[str] = set()
 
     async def run(self) -> None:
@@ -68,6 +71,7 @@ class Loop:
     def on_keeper_lost(self) -> None:
         """The connection to the keeper broke."""
         _LOG.warning("keeper lost; starting the next one")
+        self._keeper_ready.clear()
         self._keeper_lost.set()
 
     async def ensure_keeper(self) -> None:
@@ -76,6 +80,7 @@ class Loop:
             self._meters.keeper_started()
         act.hold_processes(self.hands)
         await self._pool.synchronise()
+        self._keeper_ready.set()
 
     async def _follow_source(self) -> None:
         async for change in self._source.watch():
@@ -182,7 +187,14 @@ class Loop:
                 _LOG.exception("reconcile failed uid=%s", uid)
                 self._poke_later(uid, seconds=5.0)
 
+    async def _wait_for_keeper(self) -> None:
+        """A keeper is a moment away when the agent starts or the last one died; one that does not come is reported by what needs it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._keeper_ready.wait(), KEEPER_SECONDS)
+
     async def _reconcile(self, uid: str) -> None:
+        if not self._keeper_ready.is_set():
+            await self._wait_for_keeper()
         sandbox = self.wanted.get(uid)
         before = self.outcomes.get(uid)
         began = time.monotonic()

@@ -57,11 +57,15 @@ class Standalone:
         if done.returncode != 0:
             raise RuntimeError(f"purge: {done.stderr[-1000:]}")
 
-    def run(self, name: str, *command: str, **spec: Any) -> Any:
-        """Create a sandbox of busybox; returns its object when it has started, or come to an end."""
+    def create(self, name: str, *command: str, **spec: Any) -> None:
+        """Create a sandbox of busybox, and wait for nothing."""
         body = {"image": "busybox:latest", "command": list(command), **spec}
         manifest = {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": {"name": name}, "spec": body}
         self.client.create(manifest)
+
+    def run(self, name: str, *command: str, **spec: Any) -> Any:
+        """Create a sandbox of busybox; returns its object when it has started, or come to an end."""
+        self.create(name, *command, **spec)
         return self.wait(name, lambda found: ready_reason(found) not in {"", "Starting"})
 
     def wait(self, name: str, is_done: Callable[[Any], bool], *, seconds: float = 15.0) -> Any:
