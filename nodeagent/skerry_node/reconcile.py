@@ -11,7 +11,7 @@ from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Terminatio
 from skerry_node import act, errors, lives, model, observe, plan, report
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
-from skerry_node.model import Life, Observed, Problem
+from skerry_node.model import Ended, Life, Observed, Problem
 from skerry_node.rootfs import scratch
 
 MAX_ROUNDS = 8
@@ -51,6 +51,8 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
             problem, failures = failed, failures + 1
             if not _is_start(done):
                 break
+        elif isinstance(observed.process, Ended) and not observed.process.is_known:
+            break  # the keeper is about to tell; time alone helps, and nothing is reported of the moment between
         elif isinstance(steps[-1], plan.ReleaseObject | plan.ExpireObject):
             break  # the object is on its way out; its going is an event
     else:
@@ -59,7 +61,8 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
         failures = 0
     _log(uid, done, problem, began)
     status = None
-    if sandbox is not None and desired is not None and not desired.is_deleted:
+    is_between = isinstance(observed.process, Ended)
+    if sandbox is not None and desired is not None and not desired.is_deleted and not is_between:
         status = _report(hands, sandbox, desired, observed, image=image, problem=problem)
     return Outcome(
         observed=observed,
