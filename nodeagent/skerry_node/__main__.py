@@ -53,7 +53,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
 async def _run(settings: Settings) -> None:
     source = await _make_source(settings)
-    agent = await asyncio.to_thread(Agent, settings, source)  # pyroute2 brings an event loop of its own
+    agent = await asyncio.to_thread(Agent, settings, source)  # it waits for mkfs, mount and nft
     task = asyncio.ensure_future(agent.run())
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
