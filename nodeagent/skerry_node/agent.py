@@ -17,7 +17,7 @@ from skerry_node.keeper import client
 from skerry_node.kernel import features
 from skerry_node.model import Running
 from skerry_node.network import bridge, ipam, nat
-from skerry_node.rootfs import scratch
+from skerry_node.rootfs import runtime, scratch
 from skerry_node.serving import server
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
@@ -32,6 +32,7 @@ class Agent:
         self.settings = settings
         self.source = source
         features.require()
+        runtime.ensure_memory(settings.run_dir)
         for path in (settings.run_dir, settings.state_dir, settings.sandboxes_dir, settings.logs_dir):
             os.makedirs(path, mode=0o700, exist_ok=True)
         self.store = Store(settings.images_dir)
@@ -141,6 +142,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
     nat.remove_rules(settings.bridge)
+    runtime.remove_memory(settings.run_dir)
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     shutil.rmtree(settings.logs_dir, ignore_errors=True)
     if images:
