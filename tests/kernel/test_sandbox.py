@@ -47,7 +47,6 @@ def test_a_sandbox_is_a_process_of_its_own_world(node):
     assert (status["CapInh"], status["CapAmb"], status["NoNewPrivs"], status["Seccomp"]) == ("0" * 16, "0" * 16, "1", "2")
     assert status["CapBnd"] == status["CapEff"]
     assert int(status["CapEff"], 16) & 1 << 21 == 0, "no CAP_SYS_ADMIN"
-    assert _read(f"/proc/{pid}/cgroup").count(seen["cgroups"][0].rsplit("/", 1)[1]) or _read(f"/proc/{pid}/cgroup")
     node.remove("a")
 
 
