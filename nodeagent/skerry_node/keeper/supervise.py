@@ -10,22 +10,19 @@ import contextlib
 import functools
 import json
 import os
-import select
 import signal
 import socket
-import struct
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from skerry_node.keeper import logs, records, spawn, wire
+from skerry_node.keeper import door, events, logs, records, spawn, wire
 from skerry_node.kernel import syscalls
 
 VERSION = 1
-_PEERCRED = struct.Struct("3i")
 _REAPED_BY_INIT_SECONDS = 2.0
 """How long an adopted process may stay a zombie until init reaps it and its exit status can be read."""
-_HANG_UP = select.EPOLLHUP | select.EPOLLERR
+_DYING_POLL_SECONDS = 0.005
 
 
 @dataclass(slots=True)
@@ -38,18 +35,9 @@ class Child:
     pidfd: int
     streams: tuple[logs.Stream, ...]
     starting: spawn.Starting | None = None
-    reply: Callable[[wire.Message], None] | None = None
+    reply: door.Reply | None = None
     dead_since: float | None = None
     began: float = 0.0
-
-
-@dataclass(slots=True)
-class Client:
-    """A connection of an agent."""
-
-    socket: socket.socket
-    incoming: bytearray = field(default_factory=bytearray)
-    outgoing: bytearray = field(default_factory=bytearray)
 
 
 class Keeper:
@@ -57,26 +45,17 @@ class Keeper:
 
     def __init__(self, room: spawn.Room, listener: socket.socket) -> None:
         self._room = room
-        self._listener = listener
-        self._epoll = select.epoll()
-        self._watched: dict[int, Callable[[int], None]] = {}
-        self._clients: dict[int, Client] = {}
+        self._events = events.Events()
+        self._door = door.Door(listener, self._events, self._answer)
         self._children: dict[str, Child] = {}
         self._shells: dict[int, spawn.Parked] = {}
         self._dying: list[Child] = []
         self._stop = False
-        self._watch(listener.fileno(), select.EPOLLIN, self._accept)
 
     def run(self) -> None:
         """Serve until a `stop` request."""
         while not self._stop:
-            timeout = 0.005 if self._dying else -1
-            events = self._epoll.poll(timeout)
-            events.sort(key=lambda event: event[0] not in self._clients)  # requests go before output
-            for fd, mask in events:
-                handler = self._watched.get(fd)
-                if handler is not None:
-                    handler(mask)
+            self._events.wait(_DYING_POLL_SECONDS if self._dying else -1, first=self._door.fds)  # requests go before output
             self._finish_dying()
 
     def adopt(self) -> None:
@@ -87,12 +66,8 @@ class Keeper:
 
     # Requests
 
-    def _answer(self, client: Client, message: wire.Message) -> None:
-        def reply(result: wire.Message) -> None:
-            if self._clients.get(client.socket.fileno()) is client:
-                self._send(client, {"id": message["id"], **result})
-
-        handlers: dict[str, Callable[[wire.Message, Callable[[wire.Message], None]], None]] = {
+    def _answer(self, message: wire.Message, reply: door.Reply) -> None:
+        handlers: dict[str, Callable[[wire.Message, door.Reply], None]] = {
             "state": self._on_state,
             "prepare": self._on_prepare,
             "launch": self._on_launch,
@@ -106,23 +81,23 @@ class Keeper:
         except OSError as error:
             reply({"error": {"errno": error.errno, "problem": str(error)}})
 
-    def _on_state(self, _: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_state(self, _: wire.Message, reply: door.Reply) -> None:
         children = {child.uid: {"pid": child.pid, "attempt": child.attempt} for child in self._children.values()}
         reply({"ok": {"version": VERSION, "pid": os.getpid(), "children": children, "shells": sorted(self._shells)}})
 
-    def _on_prepare(self, message: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_prepare(self, message: wire.Message, reply: door.Reply) -> None:
         shell = wire.parse_shell(message["shell"])
         if shell.slot not in self._shells:
             parked = spawn.prepare(self._room, shell)
             self._shells[shell.slot] = parked
-            self._watch(parked.pidfd, select.EPOLLIN, lambda _: self._drop_shell(shell.slot))
+            self._events.watch(parked.pidfd, lambda _: self._drop_shell(shell.slot))
         reply({"ok": {}})
 
-    def _on_discard(self, message: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_discard(self, message: wire.Message, reply: door.Reply) -> None:
         self._drop_shell(message["slot"])
         reply({"ok": {}})
 
-    def _on_launch(self, message: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_launch(self, message: wire.Message, reply: door.Reply) -> None:
         order = wire.parse_launch(message["launch"])
         child = self._children.get(order.uid)
         if child is not None:
@@ -134,7 +109,7 @@ class Keeper:
         if parked is None:
             parked = spawn.prepare(self._room, order.shell, host_network=order.host_network)
         else:
-            self._unwatch(parked.pidfd)
+            self._events.unwatch(parked.pidfd)
         records.write_process(self._room.runtime_fd, order.uid, pid=parked.pid, attempt=order.attempt, started=False)
         starting = spawn.launch(self._room, parked, order)
         child = Child(
@@ -142,7 +117,7 @@ class Keeper:
             starting=starting, reply=reply, began=began,
         )  # fmt: skip
         self._children[order.uid] = child
-        self._watch(starting.status_fd, select.EPOLLIN, lambda _: self._on_status(child, starting, warm=warm))
+        self._events.watch(starting.status_fd, lambda _: self._on_status(child, starting, warm=warm))
         self._watch_child(child)
 
     def _on_status(self, child: Child, starting: spawn.Starting, *, warm: bool) -> None:
@@ -150,7 +125,7 @@ class Keeper:
         if part:
             starting.problem += part
             return
-        self._unwatch(starting.status_fd)
+        self._events.unwatch(starting.status_fd)
         os.close(starting.status_fd)
         child.starting = None
         reply, child.reply = child.reply, None
@@ -164,34 +139,34 @@ class Keeper:
             seconds = time.monotonic() - child.began
             reply({"ok": {"pid": child.pid, "attempt": child.attempt, "warm": warm, "seconds": seconds}})
 
-    def _on_signal(self, message: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_signal(self, message: wire.Message, reply: door.Reply) -> None:
         child = self._children.get(message["uid"])
         if child is not None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(child.pidfd, message["signal"])
         reply({"ok": {"known": child is not None}})
 
-    def _on_forget_layer(self, message: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_forget_layer(self, message: wire.Message, reply: door.Reply) -> None:
         self._room.layers.forget(message["layer"])
         reply({"ok": {}})
 
-    def _on_stop(self, _: wire.Message, reply: Callable[[wire.Message], None]) -> None:
+    def _on_stop(self, _: wire.Message, reply: door.Reply) -> None:
         self._stop = True
         reply({"ok": {}})
 
     # Processes and their output
 
     def _watch_child(self, child: Child) -> None:
-        self._watch(child.pidfd, select.EPOLLIN, lambda _: self._on_death(child))
+        self._events.watch(child.pidfd, lambda _: self._on_death(child))
         for stream in child.streams:
-            self._watch(stream.pipe_fd, select.EPOLLIN, functools.partial(self._on_output, stream))
+            self._events.watch(stream.pipe_fd, functools.partial(self._on_output, stream))
 
     def _on_output(self, stream: logs.Stream, mask: int) -> None:
-        if stream.pump() is None or (mask & _HANG_UP and not mask & select.EPOLLIN):
-            self._unwatch(stream.pipe_fd)
+        if stream.pump() is None or (mask & events.HANG_UP and not mask & events.READABLE):
+            self._events.unwatch(stream.pipe_fd)
 
     def _on_death(self, child: Child) -> None:
-        self._unwatch(child.pidfd)
+        self._events.unwatch(child.pidfd)
         child.dead_since = time.monotonic()
         self._dying.append(child)
 
@@ -210,8 +185,7 @@ class Keeper:
             self._drain(child)
             records.write_exit(self._room.runtime_fd, child.uid, attempt=child.attempt, status=status)
             self._forget(child)
-            for client in list(self._clients.values()):
-                self._send(client, {"event": "exited", "uid": child.uid})
+            self._door.broadcast({"event": "exited", "uid": child.uid})
         return True
 
     def _drain(self, child: Child) -> None:
@@ -222,7 +196,7 @@ class Keeper:
 
     def _abandon(self, child: Child) -> None:
         """Forget a child that never became the program: it is as if it had not been started."""
-        self._unwatch(child.pidfd)
+        self._events.unwatch(child.pidfd)
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)
         self._dying = [other for other in self._dying if other is not child]
@@ -232,7 +206,7 @@ class Keeper:
     def _forget(self, child: Child) -> None:
         self._children.pop(child.uid, None)
         for stream in child.streams:
-            self._unwatch(stream.pipe_fd)
+            self._events.unwatch(stream.pipe_fd)
             stream.close()
         os.close(child.pidfd)
 
@@ -240,7 +214,7 @@ class Keeper:
         parked = self._shells.pop(slot, None)
         if parked is None:
             return
-        self._unwatch(parked.pidfd)
+        self._events.unwatch(parked.pidfd)
         pidfd, parked.pidfd = parked.pidfd, -1
         parked.close()
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
@@ -269,63 +243,6 @@ class Keeper:
             records.write_process(self._room.runtime_fd, uid, pid=record.pid, attempt=record.attempt, started=True)
         self._children[uid] = child
         self._watch_child(child)
-
-    # Connections
-
-    def _accept(self, _: int) -> None:
-        connection, _address = self._listener.accept()
-        peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
-        if _PEERCRED.unpack(peer)[1] != os.geteuid():
-            connection.close()
-            return
-        connection.setblocking(False)  # noqa: FBT003 - the socket module's own signature
-        client = Client(socket=connection)
-        self._clients[connection.fileno()] = client
-        self._watch(connection.fileno(), select.EPOLLIN, lambda mask: self._on_client(client, mask))
-
-    def _on_client(self, client: Client, mask: int) -> None:
-        try:
-            if mask & select.EPOLLOUT:
-                self._flush(client)
-            if mask & (select.EPOLLIN | _HANG_UP):
-                part = client.socket.recv(1 << 18)
-                if not part:
-                    self._hang_up(client)
-                    return
-                client.incoming += part
-                while (message := wire.take(client.incoming)) is not None:
-                    self._answer(client, message)
-        except BlockingIOError:
-            return
-        except (OSError, wire.BrokenPeer):
-            self._hang_up(client)
-
-    def _send(self, client: Client, message: wire.Message) -> None:
-        client.outgoing += wire.encode(message)
-        try:
-            self._flush(client)
-        except OSError:
-            self._hang_up(client)
-
-    def _flush(self, client: Client) -> None:
-        with contextlib.suppress(BlockingIOError):
-            while client.outgoing:
-                del client.outgoing[: client.socket.send(client.outgoing)]
-        mask = select.EPOLLIN | (select.EPOLLOUT if client.outgoing else 0)
-        self._epoll.modify(client.socket.fileno(), mask)
-
-    def _hang_up(self, client: Client) -> None:
-        if self._clients.pop(client.socket.fileno(), None) is not None:
-            self._unwatch(client.socket.fileno())
-            client.socket.close()
-
-    def _watch(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
-        self._watched[fd] = handler
-        self._epoll.register(fd, mask)
-
-    def _unwatch(self, fd: int) -> None:
-        if self._watched.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
 
 
 def _wait_status(child: Child) -> tuple[bool, int | None]:
