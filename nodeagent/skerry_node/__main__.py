@@ -17,7 +17,7 @@ from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
 from skerry_node.network.nat import RulesFailed
 from skerry_node.rootfs.scratch import ScratchFailed
-from skerry_node.settings import Settings
+from skerry_node.settings import KeepBlobs, Settings
 from skerry_node.sources import Source
 
 _EPILOG = """examples:
@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _FLAGS: tuple[tuple[str, type, str], ...] = (
+    ("keep-blobs", KeepBlobs, "compressed layers to keep once converted: all, local (what no registry has) or none (default: local)"),
     ("state-dir", str, "images, writable layers and logs (default: /var/lib/skerry)"),
     ("run-dir", str, "runtime records and sockets, on tmpfs (default: /run/skerry)"),
     ("cgroup-parent", str, "the cgroup that holds the sandboxes (default: skerry)"),

@@ -35,7 +35,7 @@ class Agent:
         runtime.ensure_memory(settings.run_dir)
         for path in (settings.run_dir, settings.state_dir, settings.sandboxes_dir, settings.logs_dir):
             os.makedirs(path, mode=0o700, exist_ok=True)
-        self.store = Store(settings.images_dir)
+        self.store = Store(settings.images_dir, keep_blobs=settings.keep_blobs)
         scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
         groups = ensure_groups(settings)
         gateway = settings.network[ipam.GATEWAY_SLOT]

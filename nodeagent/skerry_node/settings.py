@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 import os
 from dataclasses import dataclass
 
 MAX_SLOTS = 16_384
 """Slots a node can ever use: 16,384 ranges of 65,536 ids end below 2**31 from the default base."""
+
+
+class KeepBlobs(enum.StrEnum):
+    """Whose compressed layers stay in the store once they were converted; manifests and configs always do."""
+
+    ALL = "all"
+    LOCAL = "local"
+    """Those of images that no registry has: imported, built, committed. What was pulled is fetched again when it is saved or pushed."""
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class Settings:
     scratch_bytes: int = 8 << 30
     log_segment_bytes: int = 4 << 20
     log_segments: int = 4
+    keep_blobs: KeepBlobs = KeepBlobs.LOCAL
     nameservers: tuple[str, ...] = ()
     allow_host_network: bool = False
     manifests_dir: str | None = None

@@ -3,6 +3,7 @@
 ImageError
 ├── InvalidReference     the name is none
 ├── ImageNotFound        nothing of that name is here
+├── BlobNotFound         the bytes of a digest are not here, or it is no digest
 ├── DamagedContent       bytes are not what their digest or size says
 ├── InvalidLayer         a layer is no tar of a filesystem, or goes beyond a bound
 ├── InvalidImageConfig   a field of the config means nothing
@@ -28,6 +29,12 @@ class ImageNotFound(ImageError):
     """No image of that name is in the store."""
 
     reason = "ImageNotFound"
+
+
+class BlobNotFound(ImageError):
+    """No blob of that digest is in the store."""
+
+    reason = "BlobNotFound"
 
 
 class DamagedContent(ImageError):

@@ -6,6 +6,7 @@ Source: OCI image-spec, image-layout.md, image-index.md, manifest.md.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -20,15 +21,18 @@ from skerry_node.image import layer, tar
 from skerry_node.image import reference as references
 from skerry_node.image.config import ImageConfig, parse_config
 from skerry_node.image.errors import DamagedContent, InvalidLayer, InvalidLayout, InvalidReference
-from skerry_node.image.store import Image, Layer, Store, layer_name
+from skerry_node.image.record import Blob, Image, Layer, layer_name
+from skerry_node.image.store import Store
 
 _MAX_JSON_BYTES = 4 << 20
 """OCI distribution-spec: registries hold manifests to 4 MiB."""
-_MAX_LAYERS, _MAX_DEPTH = 500, 4
+_MAX_LAYERS, _MAX_DEPTH, _MAX_MEDIA_TYPE = 500, 4, 255
+_PIECE_BYTES = 1 << 20
 _DIGEST = re.compile(r"sha256:([a-f0-9]{64})")
 _NAME = "org.opencontainers.image.ref.name"
 _CONTAINERD_NAME = "io.containerd.image.name"
 _INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+_MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -44,14 +48,24 @@ def import_layout(store: Store, source: str, *, reference: str | None = None) ->
         if named is None:
             raise InvalidLayout(f"{source} does not say what its image is called; give a reference, for example busybox:latest")
         wanted = str(references.parse(named))
-        manifest = _parse_json(blobs.read_blob(descriptor), _digest(descriptor))
-        if "manifests" in manifest or manifest.get("mediaType", descriptor.get("mediaType")) != descriptor.get("mediaType"):
+        raw_manifest = blobs.read_blob(descriptor)
+        manifest = _parse_json(raw_manifest, _digest(descriptor))
+        if descriptor.get("mediaType") not in _MANIFESTS or "manifests" in manifest:
+            raise InvalidLayout(f"{_digest(descriptor)} is no image manifest")
+        if manifest.get("mediaType", descriptor["mediaType"]) != descriptor["mediaType"]:
             raise InvalidLayout(f"{_digest(descriptor)} is not of the media type that its descriptor says")  # CVE-2021-41190
-        raw_config = _parse_json(blobs.read_blob(_object(manifest, "config")), "the image config")
-        config = parse_config(raw_config)
-        with store.hold(config.diff_ids):
-            layers = _convert(store, blobs, manifest, config)
-            image = Image(reference=wanted, digest=_digest(descriptor), config=config, layers=layers)
+        raw_config = blobs.read_blob(_object(manifest, "config"))
+        config = parse_config(_parse_json(raw_config, "the image config"))
+        descriptors = _layer_blobs(manifest, config)
+        config_blob = _blob(_object(manifest, "config"))
+        with store.hold(config.diff_ids, blobs=[_digest(descriptor), config_blob.digest, *(blob.digest for blob in descriptors)]):
+            layers = tuple(_bring(store, blobs, blob, diff_id) for blob, diff_id in zip(descriptors, config.diff_ids, strict=True))
+            store.blobs.put(raw_manifest)
+            store.blobs.put(raw_config)
+            image = Image(
+                reference=wanted, digest=_digest(descriptor), media_type=str(descriptor["mediaType"]), manifest_bytes=len(raw_manifest),
+                config_blob=config_blob, config=config, layers=layers, is_local=True,
+            )  # fmt: skip
             store.add(image)
         return image
 
@@ -181,22 +195,27 @@ def _platform() -> str:
     return f"linux/{_ARCHITECTURES.get(machine, machine)}"
 
 
-def _convert(store: Store, blobs: _Blobs, manifest: Mapping[str, Any], config: ImageConfig) -> tuple[Layer, ...]:
+def _layer_blobs(manifest: Mapping[str, Any], config: ImageConfig) -> tuple[Blob, ...]:
     descriptors = _list(manifest, "layers")
     if len(descriptors) != len(config.diff_ids) or len(descriptors) > _MAX_LAYERS:
         raise InvalidLayout(f"the manifest has {len(descriptors)} layers, the config {len(config.diff_ids)}")
-    layers = []
-    for descriptor, diff_id in zip(descriptors, config.diff_ids, strict=True):
-        size = store.has_layer(diff_id)
-        if size is None:
-            promise = layer.Promise(
-                digest=_digest(descriptor), size_bytes=_size(descriptor), diff_id=diff_id,
-                media_type=str(descriptor.get("mediaType", "")),
-            )  # fmt: skip
-            with blobs.open_file(_blob_name(promise.digest)) as blob:
-                size = layer.convert(blob, promise, directory_fd=store.layers_fd, name=layer_name(diff_id))
-        layers.append(Layer(diff_id=diff_id, size_bytes=size, path=layer_name(diff_id)))
-    return tuple(layers)
+    return tuple(_blob(descriptor) for descriptor in descriptors)
+
+
+def _bring(store: Store, blobs: _Blobs, blob: Blob, diff_id: str) -> Layer:
+    """Have the sealed layer, and its blob where the store keeps those of images that come from here."""
+    if store.keeps_blobs(is_local=True) and store.blobs.size(blob.digest) != blob.size_bytes:
+        with blobs.open_file(_blob_name(blob.digest)) as source, store.blobs.add(blob.digest, blob.size_bytes) as writer:
+            while piece := source.read(_PIECE_BYTES):
+                writer.write(piece)
+            writer.commit()
+    found = store.find_layer(diff_id)
+    if found is not None:
+        return dataclasses.replace(found, blob=blob)
+    promise = layer.Promise(digest=blob.digest, size_bytes=blob.size_bytes, diff_id=diff_id, media_type=blob.media_type)
+    with blobs.open_file(_blob_name(blob.digest)) as source:
+        sealed = layer.convert(source, promise, directory_fd=store.layers_fd, name=layer_name(diff_id))
+    return Layer(diff_id=diff_id, size_bytes=sealed.size_bytes, path=layer_name(diff_id), seal=sealed.seal, blob=blob)
 
 
 def _annotation(index: Mapping[str, Any], descriptor: Mapping[str, Any]) -> str | None:
@@ -233,6 +252,10 @@ def _digest(descriptor: Mapping[str, Any]) -> str:
     if not isinstance(value, str) or _DIGEST.fullmatch(value) is None:
         raise InvalidLayout(f"{str(value)[:80]!r} is no sha256 digest")
     return value
+
+
+def _blob(descriptor: Mapping[str, Any]) -> Blob:
+    return Blob(digest=_digest(descriptor), size_bytes=_size(descriptor), media_type=str(descriptor.get("mediaType", ""))[:_MAX_MEDIA_TYPE])
 
 
 def _size(descriptor: Mapping[str, Any]) -> int:

@@ -6,6 +6,7 @@ Until the rename nothing is visible. A crash leaves a temporary file, which the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -25,8 +26,16 @@ class Promise:
     media_type: str
 
 
-def convert(blob: BinaryIO, promise: Promise, *, directory_fd: int, name: str) -> int:
-    """Make the sealed layer *name* in *directory_fd* from *blob*; returns its size in bytes.
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A file of *size_bytes* whose sha256 is *seal*."""
+
+    size_bytes: int
+    seal: str
+
+
+def convert(blob: BinaryIO, promise: Promise, *, directory_fd: int, name: str) -> Sealed:
+    """Make the sealed layer *name* in *directory_fd* from *blob*.
 
     Raises DamagedContent, InvalidLayer, both naming the digest, and OSError; nothing is left behind then.
     """
@@ -34,7 +43,8 @@ def convert(blob: BinaryIO, promise: Promise, *, directory_fd: int, name: str) -
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
     fd = os.open(temporary, flags, 0o400, dir_fd=directory_fd)
     try:
-        length = _write(blob, promise, fd)
+        _write(blob, promise, fd)
+        sealed = seal(fd)
         os.fsync(fd)
         os.rename(temporary, name, src_dir_fd=directory_fd, dst_dir_fd=directory_fd)
     except BaseException:
@@ -44,10 +54,19 @@ def convert(blob: BinaryIO, promise: Promise, *, directory_fd: int, name: str) -
     finally:
         os.close(fd)
     os.fsync(directory_fd)
-    return length
+    return sealed
 
 
-def _write(blob: BinaryIO, promise: Promise, fd: int) -> int:
+def seal(fd: int) -> Sealed:
+    """Size and sha256 of the file at *fd*, as it is now. Blocks for as long as reading takes."""
+    position, total = 0, hashlib.sha256()
+    while piece := os.pread(fd, 1 << 20, position):
+        total.update(piece)
+        position += len(piece)
+    return Sealed(size_bytes=position, seal=f"sha256:{total.hexdigest()}")
+
+
+def _write(blob: BinaryIO, promise: Promise, fd: int) -> None:
     """Write the image of the tar, once all is proved. Damage is the likelier cause of nonsense, and is what is reported."""
     try:
         unpacked = Unpacked(blob, media_type=promise.media_type, size_bytes=promise.size_bytes)
@@ -63,7 +82,7 @@ def _write(blob: BinaryIO, promise: Promise, fd: int) -> int:
         raise InvalidLayer(f"layer {promise.digest}: {error}") from error
     except DamagedContent as error:
         raise DamagedContent(f"layer {promise.digest} is damaged: {error}") from error
-    return writer.finish(index.root)
+    writer.finish(index.root)
 
 
 def _fill(index: tree.Index, writer: erofs.Writer, unpacked: Unpacked) -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gzip
 import hashlib
 import json
 import os
-import signal
 import stat
 import subprocess
-import sys
 import threading
 
 import pytest
 
-from skerry_node.image import base, importing, store
-from skerry_node.image.errors import DamagedContent, ImageError, ImageNotFound, InvalidLayout
+from skerry_node.image import base, blobs, importing, store
+from skerry_node.image.errors import BlobNotFound, DamagedContent, ImageError, ImageNotFound, InvalidLayout, InvalidReference
+from skerry_node.settings import KeepBlobs
 from tests.harness import images
 
 BELOW = images.make_tar({"etc/a": b"below"})
@@ -134,10 +134,10 @@ def test_a_failed_import_takes_nothing_from_others(kept, layout, tmp_path):
 @pytest.mark.parametrize(
     "record",
     [
-        b"", b"{", b"[]", b"null", b"1", b"\xff", b'{"version": 2}', b'{"version": 1}', b"[" * 100_000,
-        b'{"version": 1, "reference": 1, "digest": "", "config": {}, "layers": []}',
-        b'{"version": 1, "reference": "a", "digest": "", "config": [], "layers": []}',
-        b'{"version": 1, "reference": "a", "digest": "", "config": {}, "layers": [{"diff_id": "../x", "size_bytes": 1, "path": "../x"}]}',
+        b"", b"{", b"[]", b"null", b"1", b"\xff", b'{"version": 1}', b'{"version": 2}', b"[" * 100_000,
+        b'{"version": 2, "reference": 1, "digest": "", "config": {}, "layers": []}',
+        b'{"version": 2, "reference": "a", "digest": "", "config": [], "layers": []}',
+        b'{"version": 2, "reference": "a", "digest": "", "config": {}, "layers": [{"diff_id": "../x", "size_bytes": 1, "path": "../x"}]}',
     ],
 )  # fmt: skip
 def test_a_damaged_record_hides_one_image_only(kept, layout, tmp_path, record):
@@ -150,6 +150,138 @@ def test_a_damaged_record_hides_one_image_only(kept, layout, tmp_path, record):
         assert again.list() == [first]
         importing.import_layout(again, str(tmp_path / "two"), reference="two")
         assert len(again.list()) == 2
+
+
+def test_the_store_has_what_the_registry_would(kept, layout):
+    """Manifest and config byte for byte, and the layers' blobs, all by digest."""
+    image = importing.import_layout(kept, layout)
+    for position, blob in enumerate(image.blobs):
+        with open(blob_path(layout, position - 1), "rb") as file:
+            content = file.read()
+        assert blob.size_bytes == len(content)
+        assert kept.blobs.read(blob.digest) == content
+
+
+@pytest.mark.parametrize(
+    ("keep", "is_local", "stays"),
+    [
+        ("all", True, True), ("all", False, True), ("local", True, True), ("local", False, False), ("none", True, False), ("none", False, False),
+    ],
+)  # fmt: skip
+def test_layer_blobs_stay_as_the_setting_says(layout, tmp_path, keep, is_local, stays):
+    """Manifest and config stay in any case; a setting that changed takes hold when the store is opened."""
+    with contextlib.closing(store.Store(str(tmp_path / "store"), keep_blobs=KeepBlobs.ALL)) as kept:
+        image = dataclasses.replace(importing.import_layout(kept, layout), is_local=is_local)
+        kept.add(image)
+    with contextlib.closing(store.Store(str(tmp_path / "store"), keep_blobs=KeepBlobs(keep))) as again:
+        assert again.images == (image,)
+        assert [again.blobs.has(blob.digest) for blob in image.blobs] == [True, True, stays, stays]
+
+
+def test_a_tag_shares_everything(kept, layout, tmp_path):
+    """Another reference costs a record; what it shares goes with the last of them."""
+    image = importing.import_layout(kept, layout)
+    used = kept.used_bytes
+    tagged = kept.tag("one:1", "registry.example/two:2")
+    assert tagged == dataclasses.replace(image, reference="registry.example/two:2")
+    assert kept.references(image.digest) == ("docker.io/library/one:1", "registry.example/two:2")
+    assert kept.used_bytes == used
+    assert kept.remove("one:1") == ()
+    with contextlib.closing(store.Store(str(tmp_path / "store"))) as again:
+        assert again.images == (tagged,)
+        assert set(again.remove("registry.example/two:2")) == set(names_of(image))
+        assert list(again.blobs.list()) == []
+    with pytest.raises(ImageNotFound):
+        kept.tag("three", "four")
+    with pytest.raises(InvalidReference):
+        kept.tag("registry.example/two:2", "../x")
+
+
+def test_a_damaged_layer_breaks_its_images_until_it_is_back(kept, layout, tmp_path):
+    """The others stay; bringing the image in again makes that layer only, and mends every image that lacked it."""
+    image = importing.import_layout(kept, layout)
+    kept.tag("one:1", "two")
+    other = importing.import_layout(kept, images.write_layout(str(tmp_path / "three"), [BELOW]), reference="three")
+    inode = os.stat(image.layers[0].path, dir_fd=kept.layers_fd).st_ino
+    assert {each.reference[-5:] for each in kept.drop_layer(image.layers[1].diff_id)} == {"one:1", "atest"}
+    assert kept.images == (other,)
+    for opened in (kept, store.Store(str(tmp_path / "store"))):
+        assert len(opened.broken) == 2
+        assert opened.find("one:1") is None
+    opened.close()
+    assert importing.import_layout(kept, layout) == image
+    assert (len(kept.images), kept.broken) == (3, ())
+    assert os.stat(image.layers[0].path, dir_fd=kept.layers_fd).st_ino == inode
+
+
+def test_a_broken_image_can_be_removed(kept, layout):
+    """It leaves nothing."""
+    image = importing.import_layout(kept, layout)
+    kept.drop_layer(image.layers[1].diff_id)
+    kept.remove("one:1")
+    assert layer_files(kept) == []
+    assert list(kept.blobs.list()) == []
+
+
+def test_a_lost_manifest_breaks_its_image(kept, layout, tmp_path):
+    """What cannot be pushed or saved is not called whole."""
+    image = importing.import_layout(kept, layout)
+    kept.blobs.remove(image.digest)
+    with contextlib.closing(store.Store(str(tmp_path / "store"))) as again:
+        assert again.images == ()
+        assert importing.import_layout(again, layout) == image
+
+
+def add_blob(kept, digest, pieces):
+    with kept.blobs.add(digest, 7) as writer:
+        for piece in pieces:
+            writer.write(piece)
+        writer.commit()
+
+
+def test_blobs_are_proved_before_they_are_there(kept):
+    """Too short, too long, other bytes: refused, and nothing stays; an abandoned one neither."""
+    digest = blobs.digest_of(b"content")
+    for pieces in ([b"cont"], [b"content", b"x"], [b"CONTENT"], []):
+        with pytest.raises(DamagedContent, match=digest):
+            add_blob(kept, digest, pieces)
+        assert not kept.blobs.has(digest)
+    with kept.blobs.add(digest, 7) as writer:
+        writer.write(b"content")
+    assert not kept.blobs.has(digest)
+    with kept.blobs.add(digest, 7) as writer:
+        writer.write(b"con")
+        writer.write(memoryview(b"tent"))
+        writer.commit()
+    assert kept.blobs.read(digest) == b"content"
+    for name in ("sha256:../../etc/passwd", "", "sha256:" + "0" * 64):
+        with pytest.raises(BlobNotFound):
+            kept.blobs.open(name)
+
+
+def test_blobs_without_an_image_go_at_the_next_start(kept, layout, tmp_path):
+    """And so does what a crash left of one."""
+    image = importing.import_layout(kept, layout)
+    kept.blobs.put(b"nobody's")
+    (tmp_path / "store" / "blobs" / "sha256" / f".{'a' * 64}.1.ff").write_bytes(b"x")
+    with contextlib.closing(store.Store(str(tmp_path / "store"))) as again:
+        assert sorted(again.blobs.list()) == sorted(blob.digest for blob in image.blobs)
+        assert len(os.listdir(tmp_path / "store" / "blobs" / "sha256")) == 4
+
+
+def test_proofs_go_with_their_image(kept, layout, tmp_path):
+    """Hashes are keyed by a secret of the store, are added up, outlive the process, and are forgotten with the image."""
+    image = importing.import_layout(kept, layout)
+    first, second = kept.proofs.hash(b"secret"), kept.proofs.hash(b"other")
+    kept.proofs.add(image.digest, [first])
+    kept.proofs.add(image.digest, [second, first])
+    with contextlib.closing(store.Store(str(tmp_path / "store"))) as again:
+        assert again.proofs.read(image.digest) == (first, second)
+        assert again.proofs.hash(b"secret") == first != hashlib.sha256(b"secret").hexdigest()
+        again.remove("one:1")
+        assert again.proofs.read(image.digest) == ()
+    with contextlib.closing(store.Store(str(tmp_path / "elsewhere"))) as elsewhere:
+        assert elsewhere.proofs.hash(b"secret") != first
 
 
 def test_a_cut_layer_hides_its_images(kept, layout, tmp_path):
@@ -170,42 +302,6 @@ def test_what_a_crash_left_is_swept(kept, layout, tmp_path):
     with contextlib.closing(store.Store(str(tmp_path / "store"))) as again:
         assert layer_files(again) == names_of(image)
         assert len(os.listdir(tmp_path / "store" / "images")) == 1
-
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = sys.argv[4:]
-calls = 0
-def counted(name):
-    real = getattr(os, name)
-    def call(*arguments, **named):
-        global calls
-        calls += 1
-        if calls == int(sys.argv[3]):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **named)
-    setattr(os, name, call)
-for name in ("mkdir", "open", "pwrite", "ftruncate", "fsync", "rename", "unlink"):
-    counted(name)
-from skerry_node.image import importing, store
-importing.import_layout(store.Store(sys.argv[1]), sys.argv[2])
-"""
-
-
-def test_kill_at_any_point_leaves_all_or_nothing(layout, tmp_path):
-    """SIGKILL before each of the image code's own file calls: the next store has the whole image or none, and importing then works."""
-    points, was_killed = 0, True
-    while was_killed:
-        points += 1
-        root = tmp_path / f"store-{points}"
-        done = subprocess.run([sys.executable, "-c", KILLED, str(root), layout, str(points), *sys.path], check=False)
-        was_killed = done.returncode == -signal.SIGKILL
-        assert was_killed or done.returncode == 0
-        with contextlib.closing(store.Store(str(root))) as again:
-            assert layer_files(again) == [path for image in again.list() for path in names_of(image)]
-            image = importing.import_layout(again, layout)
-            assert again.list() == [image]
-    assert points > 15
 
 
 def test_threads_import_the_same_image_at_once(kept, layout, tmp_path):
