@@ -52,7 +52,7 @@ def describe_tree(root):
             path = os.path.join(directory, name)
             info = os.lstat(path)
             relative = os.path.relpath(path, root)
-            first = inodes.setdefault(info.st_ino, relative)
+            first = inodes.setdefault((info.st_dev, info.st_ino), relative)
             what = ""
             if stat.S_ISLNK(info.st_mode):
                 what = os.readlink(path)

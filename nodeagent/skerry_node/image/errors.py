@@ -6,6 +6,7 @@ ImageError
 ├── BlobNotFound         the bytes of a digest are not here, or it is no digest
 ├── DamagedContent       bytes are not what their digest or size says
 ├── InvalidLayer         a layer is no tar of a filesystem, or goes beyond a bound
+├── InvalidTree          a tree on this machine cannot become a layer
 ├── InvalidImageConfig   a field of the config means nothing
 └── InvalidLayout        the source is no OCI layout
 """
@@ -45,6 +46,10 @@ class DamagedContent(ImageError):
 
 class InvalidLayer(ImageError):
     """A layer cannot be converted."""
+
+
+class InvalidTree(ImageError):
+    """What a sandbox wrote cannot become a layer; the message names the path."""
 
 
 class InvalidImageConfig(ImageError):
