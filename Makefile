@@ -5,11 +5,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PYTHONPATH := api:operator:nodeagent:client:.
-export PYTHONDONTWRITEBYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
-.PHONY: help demo test test-vm check format cluster bench clean packages vm-packages
+.PHONY: help demo test test-vm check static format cluster bench clean packages vm-packages
 
 help: ## What can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,18 +34,20 @@ vm-packages:
 demo: $(VENV)/.ready packages ## Run a sandbox on this machine and show what it is (root)
 	@$(BIN)/python -m tests.harness.demo
 
-test: $(VENV)/.ready packages check ## Every test: unit, kernel, API server (root)
+test: $(VENV)/.ready packages static ## Every test: unit, kernel, API server (root)
 	@$(BIN)/python -m pytest tests/unit tests/kernel tests/apiserver tests/security
 
 test-vm: $(VENV)/.ready packages vm-packages ## The kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU
 	@$(BIN)/python -m tests.harness.vm
 
-check: $(VENV)/.ready ## Lint, types, imports, unit tests: seconds
+check: static ## Lint, types, imports, unit tests but the thorough ones: seconds
+	@$(BIN)/python -m pytest -q -n 2 -m 'not thorough' tests/unit
+
+static: $(VENV)/.ready
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache 
-	@$(BIN)/python -m pytest -q tests/unit
+	@$(BIN)/lint-imports --no-cache
 
 format: $(VENV)/.ready ## Format the code
 	@$(BIN)/ruff format .

@@ -178,6 +178,7 @@ def test_a_signal_stops_the_sandbox_and_its_exit_code_is_ours(agent, number):
     assert sdk.Client(agent.socket).list() == ()
 
 
+@pytest.mark.thorough
 def test_a_start_that_takes_long_says_why_and_can_be_given_up(agent):
     """The reason is printed once, and Ctrl-C ends the wait."""
     process = start_process(agent, "run", "--name", "a", "--rm", "busybox:latest", "stuck")
@@ -190,6 +191,7 @@ def test_a_start_that_takes_long_says_why_and_can_be_given_up(agent):
     assert client.list() == ()
 
 
+@pytest.mark.thorough
 def test_a_run_outlives_its_agent(agent):
     """The agent is replaced under a run in the foreground: no output twice, and the exit code arrives."""
     process = start_process(agent, "run", "--name", "a", "busybox:latest", "sleep")

@@ -126,7 +126,7 @@ def test_a_line_without_end_comes_in_pieces_in_bounded_memory(tmp_path):
     assert peak < 1 << 20
 
 
-@pytest.mark.parametrize("segment_bytes", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("segment_bytes", [pytest.param(1, marks=pytest.mark.thorough), 7, 64, 1 << 20])
 def test_every_byte_once_over_any_rotation(tmp_path, segment_bytes):
     """Whatever the segments' size, the bytes come back whole and in order, with pieces of a line marked."""
     rng = random.Random(segment_bytes)
