@@ -381,7 +381,7 @@ def test_a_nested_index_is_chosen_from_by_platform(kept, layout):
         pytest.param(lambda index: index["manifests"][0].update(digest="sha256:" + "0" * 64), id="blob absent"),
         pytest.param(lambda index: index["manifests"][0].update(mediaType="text/plain"), id="media type confusion"),
         pytest.param(lambda index: index["manifests"][0].update(platform={"os": "plan9", "architecture": "vax"}), id="platform"),
-        pytest.param(lambda index: index["manifests"].append(index["manifests"][0]), id="two images and no name"),
+        pytest.param(lambda index: index["manifests"].append({**index["manifests"][0], "digest": "sha256:" + "1" * 64}), id="two images and no name"),
         pytest.param(lambda index: index["manifests"][0].pop("annotations"), id="no name at all"),
     ],
 )
