@@ -35,6 +35,8 @@ class Gate:
         self._scope = f"repository:{repository}:{actions}"
         self._credential = credential
         self._header: str | None = f"Bearer {credential.registry_token}" if credential is not None and credential.registry_token else None
+        self.told = credential if self._header is not None else None
+        """The credential, once it was told to anybody."""
         self._expires = float("inf")
         self._lock = asyncio.Lock()
 
@@ -53,7 +55,7 @@ class Gate:
                 header = f"Bearer {token}"
                 self._expires = time.monotonic() + seconds
             elif "basic" in found and self._credential is not None and self._credential.username:
-                header = _basic(self._credential)
+                header, self.told = _basic(self._credential), self._credential
             else:
                 raise refusal
             if header == sent:
@@ -72,10 +74,12 @@ class Gate:
             ) from refusal
         service = asked.find("service") or ""
         if credential is not None and credential.identity_token:
+            self.told = credential
             form = {"grant_type": "refresh_token", "service": service, "client_id": _CLIENT_ID, "scope": self._scope}
             return await self._ask(realm, "POST", body={**form, "refresh_token": credential.identity_token})
         query = {"scope": self._scope, **({"service": service} if service else {})}
         if credential is not None and credential.username:
+            self.told = credential
             return await self._ask(realm.update_query({**query, "account": credential.username}), "GET", authorization=_basic(credential))
         return await self._ask(realm.update_query(query), "GET")
 

@@ -49,6 +49,11 @@ class Site:
             base += "/v2"
         self._base = endpoint.url.with_path(f"{base}/{name}")
 
+    @property
+    def told(self) -> Credential | None:
+        """The credential, if it was needed."""
+        return self._gate.told
+
     @asynccontextmanager
     async def open(
         self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None,
@@ -90,6 +95,11 @@ class Repository:
         self.timing = line.timing
         self.sites = tuple(Site(line, each, name, credential=choose(each.host), actions=actions) for each in endpoints)
 
+    @property
+    def told(self) -> Credential | None:
+        """The credential that was needed, one of them where several hosts wanted one; None: what was shown is open to all."""
+        return next((site.told for site in self.sites if site.told is not None), None)
+
     async def fetch_manifest(self, reference: str) -> Fetched:
         """The manifest or index of a tag or digest, proved. Raises RegistryError's subclasses."""
         needs = PULL if ":" in reference else RESOLVE
@@ -108,10 +118,9 @@ class Repository:
         sites = [site for site in self.sites if needs in site.endpoint.capabilities]
         failures: list[RegistryError] = []
         for number, site in enumerate(sites):
+            attempts = self.timing.attempts if number + 1 == len(sites) else 1
             try:
-                return await retried(
-                    lambda site=site: question(site), timing=self.timing, attempts=self.timing.attempts if number + 1 == len(sites) else 1
-                )
+                return await retried(partial(question, site), timing=self.timing, attempts=attempts)
             except RegistryError as error:
                 failures.append(error)
         raise combine(failures, self.name)

@@ -1,0 +1,208 @@
+"""Pull images: a registry's streams become sealed layers, and nothing is visible before all is proved.
+
+Bytes are hashed, unpacked and converted as they arrive, several layers at a time, the largest first. One fetch serves all who wait for it;
+a layer that is here, or on its way for another image, is not fetched again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import os
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+
+from skerry_node.image import access, feeding, layer, resolving
+from skerry_node.image.config import ImageConfig
+from skerry_node.image.errors import DamagedContent
+from skerry_node.image.flights import Flights
+from skerry_node.image.progress import Meter, Progress
+from skerry_node.image.reference import Reference
+from skerry_node.image.registry import client
+from skerry_node.image.registry import credentials as vault
+from skerry_node.image.registry.credentials import Credential
+from skerry_node.image.registry.errors import AccessDenied, NotInRegistry, RegistryError, RegistryLied
+from skerry_node.image.registry.manifests import Descriptor, Manifest
+from skerry_node.image.registry.repository import Repository
+from skerry_node.image.registry.transfer import Transfer
+from skerry_node.image.store import Blob, Image, Layer, Store, layer_name
+
+CONVERSIONS = max(2, min(4, os.cpu_count() or 2))
+"""Layers at a time, over all pulls: each keeps a core busy."""
+
+
+class Puller:
+    """All pulls of one agent. Must be used inside one event loop; `close` when it ends."""
+
+    def __init__(self, store: Store, registries: client.Client) -> None:
+        self._store = store
+        self._registries = registries
+        self._pulls: Flights[Image] = Flights()
+        self._layers: Flights[Layer] = Flights()
+        self._meters: dict[object, Meter] = {}
+        self._slots = asyncio.Semaphore(CONVERSIONS)
+        self._executor = ThreadPoolExecutor(CONVERSIONS, thread_name_prefix="convert")
+
+    async def pull(
+        self, reference: Reference, *, credentials: Iterable[Credential] = (), is_named: bool = False,
+        watch: Callable[[Callable[[], Progress]], None] | None = None,
+    ) -> Image:  # fmt: skip
+        """Fetch *reference* anew, as its registry has it now. *watch* is given a function that tells how far it is.
+
+        Every one of *credentials* that fits is tried, in order. Raises ImageError's subclasses, OSError; nothing of it is visible then.
+        """
+        kept = tuple(credentials)
+        key = (reference, kept, is_named)
+        meter = self._meters.setdefault(key, Meter(str(reference)))
+        if watch is not None:
+            watch(meter.read)
+        try:
+            return await self._pulls.join(key, lambda: self._pull(reference, kept, meter, is_named=is_named))
+        finally:
+            if key not in self._pulls:
+                self._meters.pop(key, None)
+
+    async def prove(self, image: Image, reference: Reference, *, credentials: Iterable[Credential] = (), is_named: bool = False) -> None:
+        """Have the registry say that *credentials* open *reference*'s repository for *image*. Raises RegistryError's subclasses."""
+        repository = await self._opened(reference, tuple(credentials), lambda repository: repository.has_manifest(image.digest), is_named=is_named)
+        await asyncio.to_thread(access.remember, self._store, image.digest, reference, repository.told)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._registries.close()
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    async def _pull(self, reference: Reference, credentials: tuple[Credential, ...], meter: Meter, *, is_named: bool) -> Image:
+        found: list[resolving.Found] = []
+
+        async def look(repository: Repository) -> None:
+            found[:] = [await resolving.find(repository, reference)]
+
+        repository = await self._opened(reference, credentials, look, is_named=is_named)
+        image = await self._bring(repository, reference, found[0], meter)
+        await asyncio.to_thread(access.remember, self._store, image.digest, reference, repository.told)
+        return image
+
+    async def _opened(
+        self, reference: Reference, credentials: tuple[Credential, ...], question: Callable[[Repository], Awaitable[None]], *, is_named: bool,
+    ) -> Repository:  # fmt: skip
+        """Open the repository with the first credential for which *question* is answered."""
+        own = vault.choose(credentials, reference.domain, reference.path)
+        others = [each for each in credentials if each not in own]  # a mirror has its own
+        for number, credential in enumerate(own or (None,)):
+            told = others if credential is None else [credential, *others]
+            repository = self._registries.open(reference, credentials=told, is_named=is_named)
+            try:
+                await question(repository)
+            except (AccessDenied, NotInRegistry):
+                if number + 1 >= len(own):
+                    raise
+            else:
+                return repository
+        raise AssertionError("nothing was tried")
+
+    async def _bring(self, repository: Repository, reference: Reference, found: resolving.Found, meter: Meter) -> Image:
+        manifest, fetched = found.manifest, found.fetched
+        raw_config = await repository.fetch_small(manifest.config)
+        config = resolving.read_config(raw_config, manifest)
+        meter.expect((each.digest, each.size_bytes) for each in manifest.layers)
+        digests = [fetched.digest, manifest.config.digest, *(each.digest for each in manifest.layers)]
+        with self._store.hold(config.diff_ids, blobs=digests):
+            layers = await self._fetch_layers(repository, manifest, config, meter)
+            image = Image(
+                reference=str(reference), digest=fetched.digest, media_type=fetched.media_type, manifest_bytes=len(fetched.content),
+                config_blob=_blob(manifest.config), config=config, layers=layers, is_local=False,
+            )  # fmt: skip
+            await asyncio.to_thread(self._show, image, fetched.content, raw_config)
+        return image
+
+    def _show(self, image: Image, manifest: bytes, config: bytes) -> None:
+        self._store.blobs.put(manifest)
+        self._store.blobs.put(config)
+        self._store.add(image)
+
+    async def _fetch_layers(self, repository: Repository, manifest: Manifest, config: ImageConfig, meter: Meter) -> tuple[Layer, ...]:
+        """Fetch the largest first, so that no core is left with a large one at the end. The first failure ends the others."""
+        pairs = sorted(zip(manifest.layers, config.diff_ids, strict=True), key=lambda pair: -pair[0].size_bytes)
+        tasks: dict[tuple[Descriptor, str], asyncio.Task[Layer]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                for pair in pairs:
+                    if pair not in tasks:
+                        tasks[pair] = group.create_task(self._fetch_layer(repository, *pair, meter))
+        except* Exception as failures:  # noqa: BLE001 - the group is opened, and its first error passed on
+            raise _first(failures) from None
+        ordered = zip(manifest.layers, config.diff_ids, strict=True)
+        return tuple(dataclasses.replace(tasks[pair].result(), blob=_blob(pair[0])) for pair in ordered)
+
+    async def _fetch_layer(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter) -> Layer:
+        found = self._store.find_layer(diff_id)
+        keeps = self._store.keeps_blobs(is_local=False)
+        if found is not None and (not keeps or self._store.blobs.has(descriptor.digest)):
+            meter.done(descriptor.digest, was_here=True)
+            return found
+
+        async def work() -> Layer:
+            async with self._slots:
+                return await self._convert(repository, descriptor, diff_id, meter)
+
+        result = await self._layers.join((diff_id, descriptor), work)
+        meter.done(descriptor.digest)
+        return result
+
+    async def _convert(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter) -> Layer:
+        """Fetch and convert, from other hosts again when those who sent it lied."""
+        promise = layer.Promise(digest=descriptor.digest, size_bytes=descriptor.size_bytes, diff_id=diff_id, media_type=descriptor.media_type)
+        liars: frozenset[str] = frozenset()
+        while True:
+            transfer = Transfer(repository, descriptor, skipped=liars)
+            try:
+                sealed = await self._stream(transfer, promise, meter)
+            except DamagedContent as error:
+                liars |= frozenset(transfer.hosts)
+                if not any(site.endpoint.host not in liars for site in repository.sites):
+                    raise RegistryLied(f"{', '.join(sorted(liars))}: {error}") from error
+                meter.restarted(descriptor.digest)
+                continue
+            return Layer(diff_id=diff_id, size_bytes=sealed.size_bytes, path=layer_name(diff_id), seal=sealed.seal, blob=_blob(descriptor))
+
+    async def _stream(self, transfer: Transfer, promise: layer.Promise, meter: Meter) -> layer.Sealed:
+        with contextlib.ExitStack() as stack:
+            kept = None
+            if self._store.keeps_blobs(is_local=False):
+                kept = stack.enter_context(self._store.blobs.add(promise.digest, promise.size_bytes))
+            conversion = feeding.Conversion(self._store, promise, executor=self._executor)
+            try:
+                async with aclosing(transfer.pieces()) as pieces:
+                    async for piece in pieces:
+                        meter.received(promise.digest, len(piece))
+                        if kept is not None:
+                            kept.write(piece)
+                        await conversion.feed(piece)
+                sealed = await conversion.finish()
+            except BaseException:
+                await conversion.abort()
+                raise
+            if kept is not None:
+                await asyncio.to_thread(kept.commit)
+            return sealed
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Pick the error to tell of: what others were cancelled for."""
+    flat = list(_flatten(group))
+    return next((each for each in flat if isinstance(each, RegistryError)), flat[0])
+
+
+def _flatten(error: BaseException) -> Iterable[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _flatten(each)
+    else:
+        yield error
+
+
+def _blob(descriptor: Descriptor) -> Blob:
+    return Blob(digest=descriptor.digest, size_bytes=descriptor.size_bytes, media_type=descriptor.media_type)
