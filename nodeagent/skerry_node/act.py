@@ -14,41 +14,40 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from skerry_api.sandbox import NetworkMode, Sandbox, TerminationReason
-from skerry_node import launching, lives, observe, plan, report
+from skerry_node import handles, launching, lives, observe, plan, report
 from skerry_node.cgroup import stats
 from skerry_node.image.store import Image
 from skerry_node.keeper import client, records
-from skerry_node.kernel import syscalls
 from skerry_node.model import Life, Observed, Stopping
 from skerry_node.rootfs import scratch
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
 
+Layers = tuple[str, ...]
+"""Names of layers, lowest first."""
 _LOG = logging.getLogger("skerry.act")
 _ENTRIES_AT_ONCE = 200
 """Files of a writable layer that are deleted without leaving the loop: about 10 ms."""
 
 
-@dataclass(frozen=True, slots=True)
-class Handle:
-    """A pidfd of exactly one process."""
-
-    pid: int
-    start_ticks: int
-    pidfd: int
-
-
 @dataclass(slots=True)
 class Hands:
-    """What steps work with. `handles` are this agent's own on living sandboxes, for the day the keeper dies."""
+    """What steps work with.
+
+    `shells` are those that wait, by slot, with the layers of the root they have on; `spent` are slots whose root was not wanted, so that its
+    writable layer is to be removed; `dressed` are uids that took a shell with its root; `favourite` are the layers of the last start.
+    """
 
     settings: Settings
     view: observe.View
     keeper: client.Client
     source: Source
     bridge_index: int
-    shells: set[int] = field(default_factory=set)
-    handles: dict[str, Handle] = field(default_factory=dict)
+    handles: handles.Handles
+    shells: dict[int, Layers | None] = field(default_factory=dict)
+    spent: list[int] = field(default_factory=list)
+    dressed: set[str] = field(default_factory=set)
+    favourite: Layers | None = None
 
 
 @dataclass(slots=True)
@@ -83,11 +82,30 @@ async def _ensure_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
 async def _acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:
     leases = hands.view.leases
     wants_bridge = case.sandbox is not None and case.sandbox.spec.network.mode is NetworkMode.BRIDGE
-    if wants_bridge and hands.shells:
-        slot = hands.shells.pop()
-        leases.hand_over(slot, f"shell-{slot}", case.uid)
+    if not wants_bridge or not hands.shells:
+        leases.acquire(case.uid)
         return
-    leases.acquire(case.uid)
+    wanted = _wanted_root(case)
+    slot = next((slot for slot, layers in hands.shells.items() if layers == wanted), None) or next(iter(hands.shells))
+    layers = hands.shells.pop(slot)
+    leases.hand_over(slot, shell_name(slot), case.uid)
+    if layers is not None and layers == wanted:
+        scratch.hand_over_writable(hands.view.scratch_fd, shell_name(slot), case.uid)
+        hands.dressed.add(case.uid)
+    elif layers is not None:
+        hands.spent.append(slot)
+
+
+def shell_name(slot: int) -> str:
+    """What a shell is called as the owner of its lease and of its writable layer."""
+    return f"shell-{slot}"
+
+
+def _wanted_root(case: Case) -> Layers | None:
+    """The root that a shell can have on for this sandbox; None when it needs one of its own."""
+    if case.sandbox is None or case.image is None or case.sandbox.spec.security.read_only_root_filesystem:
+        return None
+    return launching.root_layers(case.image)
 
 
 async def _ensure_cgroup(hands: Hands, case: Case, step: plan.Step) -> None:
@@ -101,6 +119,8 @@ async def _write_limits(hands: Hands, case: Case, step: plan.Step) -> None:
 
 
 async def _ensure_writable(hands: Hands, case: Case, _: plan.Step) -> None:
+    if case.uid in hands.dressed:
+        return
     lease = hands.view.leases.find(case.uid)
     if lease is None:
         raise FileNotFoundError(f"the lease of {case.uid} vanished")
@@ -115,9 +135,12 @@ async def _start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     if lease is None:
         raise FileNotFoundError(f"the lease of {case.uid} vanished")
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
-    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt)
+    is_dressed = case.uid in hands.dressed
+    hands.dressed.discard(case.uid)
+    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
     started = await hands.keeper.launch(order)
-    _hold_process(hands, case.uid)
+    hands.favourite = _wanted_root(case) or hands.favourite
+    hands.handles.hold(case.uid)
     kind, seconds = "Warm" if started.warm else "Cold", time.monotonic() - case.began
     _LOG.info("launched uid=%s type=%s keeper_seconds=%.5f seconds=%.5f", case.uid, kind, started.seconds, seconds)
     _write_life(
@@ -157,12 +180,7 @@ async def _resolve_end(hands: Hands, case: Case, _: plan.Step) -> None:
     record = records.read_process(hands.view.runtime_fd, case.uid)
     if record is None or records.has_exit(hands.view.runtime_fd, case.uid, attempt=record.attempt):
         return
-    held = hands.handles.get(case.uid)
-    status = None
-    if held is not None and (held.pid, held.start_ticks) == (record.pid, record.start_ticks):
-        status = syscalls.pidfd_exit_status(held.pidfd)
-        if status is None:
-            status = records.read_zombie_status(record.pid)
+    status = hands.handles.read_end(case.uid, record)
     records.write_exit(hands.view.runtime_fd, case.uid, attempt=record.attempt, status=status)
 
 
@@ -191,7 +209,7 @@ async def _record_end(hands: Hands, case: Case, _: plan.Step) -> None:
         held = plan.backoff_seconds(life.restarts, ran_seconds=ran)
         ended = dataclasses.replace(ended, restarts=life.restarts + 1, not_before_seconds=now + held)
     _write_life(hands, case, ended)
-    _let_process_go(hands, case.uid)
+    hands.handles.release(case.uid)
 
 
 def _count(hands: Hands, uid: str) -> report.Counted:
@@ -237,7 +255,7 @@ async def _release_lease(hands: Hands, case: Case, _: plan.Step) -> None:
 
 
 async def _remove_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
-    _let_process_go(hands, case.uid)
+    hands.handles.release(case.uid)
     shutil.rmtree(os.path.join(hands.settings.sandboxes_dir, case.uid), ignore_errors=True)
 
 
@@ -251,30 +269,20 @@ async def _expire_object(hands: Hands, case: Case, _: plan.Step) -> None:
     await hands.source.delete(case.sandbox)
 
 
-def hold_processes(hands: Hands) -> None:
-    """Take this agent's own handle on every living sandbox."""
-    for uid in os.listdir(hands.view.runtime_fd):
-        _hold_process(hands, uid)
+async def forget_layer(hands: Hands, layer: str) -> None:
+    """Have *layer* unmounted, and whatever shell has it on removed. Raises client.KeeperLost."""
+    for slot in await hands.keeper.forget_layer(layer):
+        hands.shells.pop(slot, None)
+        hands.view.leases.release(slot)
+        hands.spent.append(slot)
+    if hands.favourite is not None and layer in hands.favourite:
+        hands.favourite = None
 
 
-def _hold_process(hands: Hands, uid: str) -> None:
-    """Keep a handle that is held already: it may be the only one left on a process that has died."""
-    record = records.read_process(hands.view.runtime_fd, uid)
-    if record is None:
-        return
-    held = hands.handles.get(uid)
-    if held is not None and (held.pid, held.start_ticks) == (record.pid, record.start_ticks):
-        return
-    _let_process_go(hands, uid)
-    pidfd = records.open_process(record)
-    if pidfd is not None:
-        hands.handles[uid] = Handle(pid=record.pid, start_ticks=record.start_ticks, pidfd=pidfd)
-
-
-def _let_process_go(hands: Hands, uid: str) -> None:
-    held = hands.handles.pop(uid, None)
-    if held is not None:
-        os.close(held.pidfd)
+def remove_start(hands: Hands, uid: str) -> None:
+    """Remove the writable layer of a start that came to nothing."""
+    hands.dressed.discard(uid)
+    scratch.remove_writable(hands.settings.scratch_dir, uid)
 
 
 def _write_life(hands: Hands, case: Case, life: Life) -> None:

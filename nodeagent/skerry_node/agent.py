@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, errors, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, errors, handles, loop, metrics, observe, serving_metrics
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
@@ -49,7 +49,9 @@ class Agent:
             leases=make_leases(settings),
         )
         keeper = client.Client(keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost)
-        self.hands = act.Hands(settings=settings, view=view, keeper=keeper, source=source, bridge_index=index)
+        self.hands = act.Hands(
+            settings=settings, view=view, keeper=keeper, source=source, bridge_index=index, handles=handles.Handles(view.runtime_fd)
+        )
         self.meters = metrics.Meters(
             self.read_usage, count_shells=lambda: len(self.hands.shells), watch_age=getattr(source, "watch_age_seconds", None)
         )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import inventory
+from skerry_node import act, inventory
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
 from skerry_node.image.store import Image as StoredImage
@@ -127,7 +127,7 @@ class Backend:
             raise Refused(str(error), status=404, reason=error.reason) from error
         for layer in gone:
             try:
-                await self._agent.hands.keeper.forget_layer(layer)
+                await act.forget_layer(self._agent.hands, layer)
             except client.KeeperLost:
                 break  # the next keeper mounts only what it is asked for
 

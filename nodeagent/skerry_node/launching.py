@@ -18,7 +18,7 @@ _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _MAX_HOSTNAME = 63
 
 
-def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: int) -> wire.Launch:
+def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: int, dressed: bool) -> wire.Launch:
     """Everything the keeper needs to start *sandbox*. Raises client.Refused naming the field that is at fault."""
     spec = sandbox.spec
     mode = spec.network.mode
@@ -36,7 +36,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         attempt=attempt,
         shell=shell,
         host_network=mode is NetworkMode.HOST,
-        layers=(base.NAME, *(layer.path for layer in image.layers)),
+        layers=root_layers(image),
         argv=_argv(sandbox, image),
         env=(*image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
         working_dir=spec.working_dir or image.config.working_dir or "/",
@@ -46,7 +46,13 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         resolv_conf=_resolv_conf(hands, mode),
         read_only=spec.security.read_only_root_filesystem,
         capabilities=_capabilities(sandbox),
+        dressed=dressed,
     )
+
+
+def root_layers(image: Image) -> tuple[str, ...]:
+    """The names of the layers of a root filesystem, lowest first: the base layer and the image's."""
+    return (base.NAME, *(layer.path for layer in image.layers))
 
 
 def make_shell(hands: Hands, *, slot: int, with_link: bool) -> wire.Shell:

@@ -42,7 +42,7 @@ class Loop:
 
     async def run(self) -> None:
         """Run until cancelled."""
-        act.hold_processes(self.hands)  # first of all: these handles tell of ends that no keeper sees
+        self.hands.handles.hold_all()  # first of all: these handles tell of ends that no keeper sees
         self._keeper_lost.set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow_source())
@@ -78,7 +78,7 @@ class Loop:
         """Have a keeper on the line, and our shells and handles in step with it."""
         if await self.hands.keeper.connect():
             self._meters.keeper_started()
-        act.hold_processes(self.hands)
+        self.hands.handles.hold_all()
         await self._pool.synchronise()
         self._keeper_ready.set()
 

@@ -12,7 +12,6 @@ from skerry_node import act, errors, lives, model, observe, plan, report
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem
-from skerry_node.rootfs import scratch
 
 MAX_ROUNDS = 8
 """More looks than any way from state to state needs; a plan that does not end is a bug, and is reported as one."""
@@ -103,7 +102,7 @@ def _fail_start(hands: act.Hands, case: act.Case, *, reason: str, message: str, 
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     now, policy = _now(), case.sandbox.spec.restart_policy if case.sandbox is not None else RestartPolicy.NEVER
     if life.started_ns == 0:
-        scratch.remove_writable(hands.settings.scratch_dir, case.uid)
+        act.remove_start(hands, case.uid)
     if not field:
         held = _retry(failures)
         lives.write(hands.view.runtime_fd, case.uid, dataclasses.replace(life, not_before_seconds=held), name=case.name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -44,6 +45,12 @@ class Standalone:
         """SIGKILL."""
         assert self._process is not None
         self._process.kill()
+
+    def kill_keeper(self) -> None:
+        """SIGKILL to the keeper, and to no child of it."""
+        for name in os.listdir("/proc"):
+            if name.isdigit() and _is_keeper(int(name), self.place.run_dir.encode()):
+                os.kill(int(name), signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGTERM."""
@@ -118,6 +125,17 @@ class Standalone:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is not gone")
             time.sleep(0.01)
+
+
+def _is_keeper(pid: int, run_dir: bytes) -> bool:
+    """Whether *pid* is the keeper of *run_dir*; its children have its command line, and a pid namespace of their own."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            command = file.read()
+        with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+            return b"skerry_node.keeper" in command and run_dir in command and f"NSpid:\t{pid}\n" in file.read()
+    except OSError:
+        return False
 
 
 def ready_reason(found: Any) -> str:

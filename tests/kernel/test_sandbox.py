@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 import pytest
@@ -209,15 +208,15 @@ def test_an_unknown_image_is_waited_for(node, tmp_path):
 
 def test_agent_and_keeper_may_die(node):
     """Kill -9 of both, one by one and together: the sandbox goes on, no line is lost or doubled, and its exit code is told."""
-    script = "i=0; while [ $i -lt 60 ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 9"
+    script = "i=0; while [ $i -lt 60 ]; do echo $i; i=$((i+1)); sleep 0.15; done; exit 9"
     node.run("x", "sh", "-c", script)
     pid = node.inspect("x")["pid"]
     node.kill()
     node.start()
-    _kill_keeper(node)
+    node.kill_keeper()
     time.sleep(0.3)
     node.kill()
-    _kill_keeper(node)
+    node.kill_keeper()
     node.start()
     node.wait("x", lambda found: found.status.phase == "Running")
     _until(lambda: node.inspect("x")["pid"] is not None)  # the agent has looked again
@@ -249,19 +248,6 @@ def test_orphans_are_reaped_and_look_alikes_are_not(node):
     _until(lambda: not os.path.exists(f"/proc/{pid}"))
     _until(lambda: os.listdir(os.path.join(node.place.run_dir, "sandboxes")) == [])
     assert os.path.isdir(stranger)
-
-
-def _kill_keeper(node):
-    keeper = [
-        int(name)
-        for name in os.listdir("/proc")
-        if name.isdigit()
-        and b"skerry_node.keeper" in _bytes(f"/proc/{name}/cmdline")
-        and node.place.run_dir.encode() in _bytes(f"/proc/{name}/cmdline")
-    ]
-    for pid in keeper:
-        if _read(f"/proc/{pid}/status").count("NSpid:\t" + str(pid) + "\n"):  # the keeper itself, not a shell parked by it
-            os.kill(pid, signal.SIGKILL)
 
 
 def _status(pid):

@@ -56,11 +56,11 @@ class KeeperSettings:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the keeper holds: its pid, the first process of each sandbox by uid, the slots of parked shells."""
+    """What the keeper holds: its pid, the first process of each sandbox by uid, and by slot each parked shell with the layers of its root."""
 
     pid: int
     children: dict[str, int]
-    shells: frozenset[int]
+    shells: dict[int, tuple[str, ...] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +119,12 @@ class Client:
         """What the keeper holds now."""
         raw = await self._ask("state")
         children = {uid: child["pid"] for uid, child in raw["children"].items()}
-        return State(pid=raw["pid"], children=children, shells=frozenset(raw["shells"]))
+        shells = {slot: tuple(layers) if layers is not None else None for slot, layers in raw["shells"]}
+        return State(pid=raw["pid"], children=children, shells=shells)
 
-    async def prepare(self, shell: wire.Shell) -> None:
-        """Park a shell in its slot; one that is there already is fine."""
-        await self._ask("prepare", shell=wire.render_shell(shell))
+    async def prepare(self, shell: wire.Shell, *, dress: wire.Dress | None = None) -> None:
+        """Park a shell in its slot, with a root where *dress* says one; a shell that is there already is fine."""
+        await self._ask("prepare", shell=wire.render_shell(shell), dress=wire.render_dress(dress))
 
     async def discard(self, slot: int) -> None:
         """End the shell in *slot*; none there is fine."""
@@ -138,9 +139,9 @@ class Client:
         """Send a signal to the first process of *uid*; one that has ended is fine."""
         await self._ask("signal", uid=uid, signal=number)
 
-    async def forget_layer(self, layer: str) -> None:
-        """Unmount a layer that no sandbox uses."""
-        await self._ask("forget_layer", layer=layer)
+    async def forget_layer(self, layer: str) -> tuple[int, ...]:
+        """Unmount a layer that no sandbox uses; returns the slots of the shells that had it in their root and are gone now."""
+        return tuple((await self._ask("forget_layer", layer=layer))["dropped"])
 
     async def stop(self) -> None:
         """End the keeper; sandboxes go on without one. Only a purge does this."""

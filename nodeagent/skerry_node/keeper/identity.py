@@ -1,4 +1,4 @@
-"""Who the program runs as, by the root filesystem's own /etc/passwd and /etc/group. Runs in the child, after it entered the root.
+"""Who the program runs as, by the root filesystem's own /etc/passwd and /etc/group. Runs in the child.
 
 The files are hostile: regular ones only, at most 1 MiB, no NSS. Numbers stay numbers and are never looked up as names.
 """
@@ -22,6 +22,14 @@ class UnknownUser(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Accounts:
+    """The colon-separated records of a root's /etc/passwd, of six fields or more, and of its /etc/group."""
+
+    passwd: list[list[bytes]]
+    groups: list[list[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
 class Identity:
     """Ids inside the sandbox, and the home directory."""
 
@@ -31,15 +39,19 @@ class Identity:
     home: bytes
 
 
-def resolve(user: str) -> Identity:
+def read_accounts(root_fd: int) -> Accounts:
+    """The accounts below *root_fd*. A missing or irregular file has none."""
+    passwd = [fields for fields in _records(root_fd, b"etc/passwd") if len(fields) >= 6]
+    return Accounts(passwd=passwd, groups=_records(root_fd, b"etc/group"))
+
+
+def resolve(user: str, accounts: Accounts) -> Identity:
     """The identity for `user`, `uid`, `user:group` or `uid:gid`; empty is root. Raises UnknownUser."""
     name, colon, group_name = user.partition(":")
-    passwd = [fields for fields in _records(b"etc/passwd") if len(fields) >= 6]
-    uid, gid, login, home = _find_user(name, passwd)
-    groups = _records(b"etc/group") if (group_name and not _is_number(group_name)) or login else []
+    uid, gid, login, home = _find_user(name, accounts.passwd)
     if colon:
-        gid = _find_group(group_name, groups)
-    extra = () if colon else _supplementary(login, groups)
+        gid = _find_group(group_name, accounts.groups)
+    extra = () if colon else _supplementary(login, accounts.groups)
     for number in (uid, gid, *extra):
         if number >= RANGE:
             raise UnknownUser(f"id {number} is outside the sandbox's range; use 0 to {RANGE - 1}")
@@ -91,16 +103,12 @@ def _field_id(text: bytes) -> int:
     return _number(text.decode("ascii"))
 
 
-def _records(path: bytes) -> list[list[bytes]]:
-    """The colon-separated records of a file below the root; a missing or irregular one has none."""
-    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
+def _records(root_fd: int, path: bytes) -> list[list[bytes]]:
     resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
     try:
-        fd = syscalls.openat2(root, path, flags=os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, resolve=resolve)
+        fd = syscalls.openat2(root_fd, path, flags=os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, resolve=resolve)
     except OSError:
         return []
-    finally:
-        os.close(root)
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:

@@ -38,8 +38,8 @@ class Prepared:
     proc_fd: int
     sys_fd: int
     dev_fd: int
+    memory_fd: int
     file_fds: dict[bytes, int]
-    clone_fds: dict[bytes, int]
 
 
 def prepare(*, host_network: bool) -> Prepared:
@@ -56,22 +56,35 @@ def prepare(*, host_network: bool) -> Prepared:
     shm = syscalls.open_tree(memory, b"shm")
     _attach(shm, dev, b"shm")
     os.close(shm)
-    files: dict[bytes, int] = {}
-    clones: dict[bytes, int] = {}
-    for file in ETC_FILES:
-        files[file] = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644, dir_fd=memory)
-        clones[file] = syscalls.open_tree(memory, file)
-    return Prepared(proc_fd=proc, sys_fd=sys, dev_fd=dev, file_fds=files, clone_fds=clones)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    files = {name: os.open(name, flags, 0o644, dir_fd=memory) for name in ETC_FILES}
+    return Prepared(proc_fd=proc, sys_fd=sys, dev_fd=dev, memory_fd=memory, file_fds=files)
 
 
-def attach(root_fd: int, prepared: Prepared, launch: wire.Launch) -> None:
-    """Move what was prepared below *root_fd*, the unmoved new root. Raises OSError that names the target."""
+def attach(root_fd: int, prepared: Prepared) -> None:
+    """Move what was prepared below *root_fd*, the root of an attached mount. Raises OSError that names the target."""
     for mounted, target in ((prepared.proc_fd, b"proc"), (prepared.sys_fd, b"sys"), (prepared.dev_fd, b"dev")):
         _attach(mounted, root_fd, target, create=True)
+    for name in ETC_FILES:
+        clone = syscalls.open_tree(prepared.memory_fd, name)
+        _attach_file(clone, root_fd, b"etc/" + name)
+        os.close(clone)
+
+
+def detach(prepared: Prepared) -> None:
+    """Take the three trees out of a root that is not wanted, back to where they waited; the files of /etc go with that root."""
+    for mounted, target in ((prepared.proc_fd, tree.PROC_INSIDE), (prepared.sys_fd, tree.SYS_INSIDE), (prepared.dev_fd, tree.DEV_INSIDE)):
+        fd = os.open(target, os.O_PATH)
+        with contextlib.suppress(OSError):  # it never left that place
+            syscalls.move_mount(mounted, fd)
+        os.close(fd)
+
+
+def fill(prepared: Prepared, launch: wire.Launch) -> None:
+    """Write the files of /etc."""
     contents = {b"hosts": launch.hosts, b"resolv.conf": launch.resolv_conf, b"hostname": launch.hostname + "\n"}
     for name, content in contents.items():
         os.write(prepared.file_fds[name], content.encode("utf-8", "surrogateescape"))
-        _attach_file(prepared.clone_fds[name], root_fd, b"etc/" + name)
 
 
 def ensure_directory(root_fd: int, path: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The keeper's two records of a sandbox, in its runtime directory: `process` and `exit`. Written beside, then renamed; never synced.
+"""The keeper's records of a sandbox, in its runtime directory: `starting`, which becomes `process`, and `exit`. Never synced.
 
 They live on a filesystem that a reboot empties. A pid counts only with its start time and the boot id (proc_pid_stat(5), field 22).
 """
@@ -17,7 +17,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """The first process of a sandbox. *started* tells that the program itself was reached."""
+    """The first process of a sandbox. *started*, the name of the record, tells that the program itself was reached."""
 
     pid: int
     start_ticks: int
@@ -44,19 +44,23 @@ def _read_boot_id() -> str:
 BOOT_ID = _read_boot_id()
 
 
-def write_process(runtime_fd: int, uid: str, *, pid: int, attempt: int, started: bool) -> None:
-    """Record the process before it can run (*started* False) and once it is the program (True)."""
+def write_starting(runtime_fd: int, uid: str, *, pid: int, start_ticks: int, attempt: int) -> None:
+    """Record the process before it can run. Nobody reads it half written: it appears by a rename."""
     body = {
-        "version": VERSION, "pid": pid, "start_ticks": read_start_ticks(pid) or 0, "boot_id": BOOT_ID, "attempt": attempt,
-        "started": started, "started_ns": time.time_ns(),
+        "version": VERSION, "pid": pid, "start_ticks": start_ticks, "boot_id": BOOT_ID, "attempt": attempt, "started_ns": time.time_ns(),
     }  # fmt: skip
-    _write(runtime_fd, f"{uid}/process", body)
+    _write(runtime_fd, f"{uid}/starting", body)
+
+
+def mark_started(runtime_fd: int, uid: str) -> None:
+    """Note that the process has become the program: one rename, which is why the name of the record tells it."""
+    os.rename(f"{uid}/starting", f"{uid}/process", src_dir_fd=runtime_fd, dst_dir_fd=runtime_fd)
 
 
 def remove_process(runtime_fd: int, uid: str) -> None:
     """Forget a process that never became the program."""
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"{uid}/process", dir_fd=runtime_fd)
+        os.unlink(f"{uid}/starting", dir_fd=runtime_fd)
 
 
 def write_exit(runtime_fd: int, uid: str, *, attempt: int, status: int | None) -> None:
@@ -71,8 +75,11 @@ def write_exit(runtime_fd: int, uid: str, *, attempt: int, status: int | None) -
 
 def read_process(runtime_fd: int, uid: str) -> Process | None:
     """The process record, or None when there is none, or one of another version."""
-    raw = _read(runtime_fd, f"{uid}/process")
-    return Process(**raw) if raw is not None else None
+    for name in ("starting", "process"):  # of two starts the newer one counts
+        raw = _read(runtime_fd, f"{uid}/{name}")
+        if raw is not None:
+            return Process(**raw, started=name == "process")
+    return None
 
 
 def read_exit(runtime_fd: int, uid: str) -> Exit | None:

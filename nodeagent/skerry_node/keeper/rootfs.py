@@ -91,8 +91,8 @@ def _mount_erofs(source: bytes) -> int:
         os.close(context)
 
 
-def mount_overlay(layer_fds: list[int], *, uid: str, userns_fd: int, read_only: bool) -> int:
-    """The root filesystem of sandbox *uid* as a detached mount fd: its writable layer over *layer_fds* (lowest first).
+def mount_overlay(layer_fds: list[int], *, writable: str, userns_fd: int, read_only: bool) -> int:
+    """A root filesystem as a detached mount fd: the writable layer of that name over *layer_fds* (lowest first).
 
     Layers hold the image's ids, and *userns_fd* maps them to the sandbox's range. The writable layer holds host ids: overlay
     makes its work directory as host root, whom no map of ours has, and would turn read-only on an idmapped one. The overlay is
@@ -104,17 +104,17 @@ def mount_overlay(layer_fds: list[int], *, uid: str, userns_fd: int, read_only: 
             clones.append(_clone(fd, b"", _READ_ONLY, userns_fd))
         scratch = os.open(tree.SCRATCH, os.O_PATH | os.O_CLOEXEC)
         clones.append(scratch)
-        writable = syscalls.open_tree(scratch, uid.encode())
-        clones.append(writable)
+        upper = syscalls.open_tree(scratch, writable.encode())
+        clones.append(upper)
         lowers, attributes = clones[: len(layer_fds)], syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
         if read_only:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
         try:
-            return _create_by_fd(lowers, writable, attributes)
+            return _create_by_fd(lowers, upper, attributes)
         except OSError as error:
             if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:
                 raise
-            return _create_by_path(lowers, writable, attributes)
+            return _create_by_path(lowers, upper, attributes)
     finally:
         for fd in clones:
             os.close(fd)

@@ -6,12 +6,13 @@ A cold launch is a shell made at that moment, so there is one way only. Runs in 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
 from dataclasses import dataclass, field
 
-from skerry_node.keeper import inside, link, logs, rootfs, wire
+from skerry_node.keeper import inside, link, logs, records, rootfs, wire
 from skerry_node.kernel import syscalls
 
 _NAMESPACES = (
@@ -25,7 +26,9 @@ class Parked:
     """A shell that waits for its sandbox. `orders` is the keeper's end of its socket; closing it ends the child."""
 
     shell: wire.Shell
+    dress: wire.Dress | None
     pid: int
+    start_ticks: int
     pidfd: int
     userns_fd: int
     orders: socket.socket
@@ -63,8 +66,8 @@ class Starting:
     problem: bytearray = field(default_factory=bytearray)
 
 
-def prepare(room: Room, shell: wire.Shell, *, host_network: bool = False) -> Parked:
-    """A new shell for *shell*'s slot, with its link in place. Raises OSError; nothing of it stays then."""
+def prepare(room: Room, shell: wire.Shell, *, dress: wire.Dress | None = None, host_network: bool = False) -> Parked:
+    """A new shell for *shell*'s slot, with its link in place, and with a root where *dress* says one. Raises OSError; nothing of it stays then."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = syscalls.clone(_NAMESPACES | (0 if host_network else syscalls.CLONE_NEWNET))
     if pid == 0:
@@ -72,9 +75,10 @@ def prepare(room: Room, shell: wire.Shell, *, host_network: bool = False) -> Par
         syscalls.close_range(inside.ORDER_FD + 1)
         inside.main(socket.socket(fileno=inside.ORDER_FD), room.seccomp_program)
     theirs.close()
-    parked = Parked(shell=shell, pid=pid, pidfd=-1, userns_fd=-1, orders=ours)
+    parked = Parked(shell=shell, dress=dress, pid=pid, start_ticks=0, pidfd=-1, userns_fd=-1, orders=ours)
     try:
         parked.pidfd = os.pidfd_open(pid)
+        parked.start_ticks = records.read_start_ticks(pid) or 0
         proc_fd = os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _write_maps(proc_fd, shell.id_base)
@@ -83,7 +87,10 @@ def prepare(room: Room, shell: wire.Shell, *, host_network: bool = False) -> Par
                 _give_link(room, proc_fd, shell.link)
         finally:
             os.close(proc_fd)
-        _send(ours, {**wire.render_shell(shell), "host_network": host_network}, [])
+        with contextlib.ExitStack() as opened:
+            fds = [] if dress is None else [_mount_root(room, parked, dress.layers, writable=dress.writable)]
+            opened.callback(_close, fds)
+            _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None}, fds)
     except BaseException:
         parked.close()
         with contextlib.suppress(ChildProcessError):
@@ -92,37 +99,55 @@ def prepare(room: Room, shell: wire.Shell, *, host_network: bool = False) -> Par
     return parked
 
 
-def launch(room: Room, parked: Parked, order: wire.Launch) -> Starting:
-    """Turn *parked* into the sandbox that *order* describes: cgroup, root filesystem, output, then its orders.
+def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message) -> Starting:
+    """Turn *parked* into the sandbox that *order* describes: cgroup, root filesystem, output, then its orders, *raw* as they came.
 
     Consumes *parked*. Raises OSError; the child is gone then.
     """
     opened: list[int] = []
     try:
         _join_cgroups(room, order.uid, parked.pid)
-        layer_fds = [room.layers.ensure(name) for name in order.layers]
-        opened.append(rootfs.mount_overlay(layer_fds, uid=order.uid, userns_fd=parked.userns_fd, read_only=order.read_only))
+        if order.dressed:
+            _check_dress(parked, order)
+        else:
+            opened.append(_mount_root(room, parked, order.layers, writable=order.uid, read_only=order.read_only))
         directory = os.open(order.uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room.runtime_fd)
-        opened.append(directory)
-        logs.ensure_pipes(directory)
-        streams = logs.open_streams(directory, room.logs_fd, order.uid, room.bounds)
-        opened += logs.open_writing_ends(directory, order.shell.id_base)
+        try:
+            logs.ensure_pipes(directory)
+            streams = logs.open_streams(directory, room.logs_fd, order.uid, room.bounds)
+            opened += logs.open_writing_ends(directory, order.shell.id_base)
+        finally:
+            os.close(directory)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         opened.append(writing)
         os.set_blocking(reading, False)
-        _send(parked.orders, wire.render_launch(order), [opened[0], *opened[2:]])
+        _send(parked.orders, raw, opened)
     except BaseException:
         parked.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(parked.pid, 0)
         raise
     finally:
-        for fd in opened:
-            os.close(fd)
+        _close(opened)
     starting = Starting(launch=order, pid=parked.pid, pidfd=parked.pidfd, status_fd=reading, streams=streams)
     parked.pidfd = -1
     parked.close()
     return starting
+
+
+def _mount_root(room: Room, parked: Parked, layers: tuple[str, ...], *, writable: str, read_only: bool = False) -> int:
+    layer_fds = [room.layers.ensure(name) for name in layers]
+    return rootfs.mount_overlay(layer_fds, writable=writable, userns_fd=parked.userns_fd, read_only=read_only)
+
+
+def _check_dress(parked: Parked, order: wire.Launch) -> None:
+    if parked.dress is None or parked.dress.layers != order.layers:
+        raise OSError(errno.ESTALE, f"the shell of slot {order.shell.slot} has no root of that image")
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _write_maps(proc_fd: int, id_base: int) -> None:

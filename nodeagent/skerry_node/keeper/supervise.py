@@ -1,6 +1,6 @@
 """The keeper's one loop: requests from the agent, output of sandboxes, ends of processes. Single-threaded; nothing in it blocks for long.
 
-What must outlive the keeper is on disk before it matters: `process` is written before the program can run, `exit` before anybody is told.
+What must outlive the keeper is on disk before it matters: `starting` is written before the program can run, `exit` before anybody is told.
 Both lie in the sandbox's runtime directory, which the agent makes and removes.
 """
 
@@ -83,12 +83,13 @@ class Keeper:
 
     def _on_state(self, _: wire.Message, reply: door.Reply) -> None:
         children = {child.uid: {"pid": child.pid, "attempt": child.attempt} for child in self._children.values()}
-        reply({"ok": {"version": VERSION, "pid": os.getpid(), "children": children, "shells": sorted(self._shells)}})
+        shells = [[slot, parked.dress and parked.dress.layers] for slot, parked in self._shells.items()]
+        reply({"ok": {"version": VERSION, "pid": os.getpid(), "children": children, "shells": shells}})
 
     def _on_prepare(self, message: wire.Message, reply: door.Reply) -> None:
         shell = wire.parse_shell(message["shell"])
         if shell.slot not in self._shells:
-            parked = spawn.prepare(self._room, shell)
+            parked = spawn.prepare(self._room, shell, dress=wire.parse_dress(message["dress"]))
             self._shells[shell.slot] = parked
             self._events.watch(parked.pidfd, lambda _: self._drop_shell(shell.slot))
         reply({"ok": {}})
@@ -110,8 +111,9 @@ class Keeper:
             parked = spawn.prepare(self._room, order.shell, host_network=order.host_network)
         else:
             self._events.unwatch(parked.pidfd)
-        records.write_process(self._room.runtime_fd, order.uid, pid=parked.pid, attempt=order.attempt, started=False)
-        starting = spawn.launch(self._room, parked, order)
+        ticks = parked.start_ticks
+        records.write_starting(self._room.runtime_fd, order.uid, pid=parked.pid, start_ticks=ticks, attempt=order.attempt)
+        starting = spawn.launch(self._room, parked, order, message["launch"])
         child = Child(
             uid=order.uid, attempt=order.attempt, pid=starting.pid, pidfd=starting.pidfd, streams=starting.streams,
             starting=starting, reply=reply, began=began,
@@ -134,7 +136,7 @@ class Keeper:
             if reply:
                 reply({"error": {"errno": 0, **json.loads(starting.problem)}})
             return
-        records.write_process(self._room.runtime_fd, child.uid, pid=child.pid, attempt=child.attempt, started=True)
+        records.mark_started(self._room.runtime_fd, child.uid)
         if reply:
             seconds = time.monotonic() - child.began
             reply({"ok": {"pid": child.pid, "attempt": child.attempt, "warm": warm, "seconds": seconds}})
@@ -147,8 +149,13 @@ class Keeper:
         reply({"ok": {"known": child is not None}})
 
     def _on_forget_layer(self, message: wire.Message, reply: door.Reply) -> None:
-        self._room.layers.forget(message["layer"])
-        reply({"ok": {}})
+        """Shells that are dressed in that layer go first: they hold it."""
+        layer = message["layer"]
+        dropped = [slot for slot, parked in self._shells.items() if parked.dress is not None and layer in parked.dress.layers]
+        for slot in dropped:
+            self._drop_shell(slot)
+        self._room.layers.forget(layer)
+        reply({"ok": {"dropped": dropped}})
 
     def _on_stop(self, _: wire.Message, reply: door.Reply) -> None:
         self._stop = True
@@ -240,7 +247,7 @@ class Keeper:
         if not record.started and records.is_own_program(record.pid):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its orders died with the keeper: it was never started
         elif not record.started:
-            records.write_process(self._room.runtime_fd, uid, pid=record.pid, attempt=record.attempt, started=True)
+            records.mark_started(self._room.runtime_fd, uid)
         self._children[uid] = child
         self._watch_child(child)
 

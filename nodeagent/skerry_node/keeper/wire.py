@@ -42,11 +42,20 @@ class Shell:
 
 
 @dataclass(frozen=True, slots=True)
+class Dress:
+    """A root filesystem that a shell is given before anybody wants it: layers, lowest first, and the name of its writable layer."""
+
+    layers: tuple[str, ...]
+    writable: str
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One start of one sandbox. Everything is decided: the keeper looks nothing up.
 
     `layers` are file names below the layer directory, lowest first. `user` is the text of the image or manifest, resolved by the
-    child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0.
+    child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0. `dressed` tells that the shell's
+    own root is to be used: its writable layer has become this sandbox's.
     """
 
     uid: str
@@ -63,6 +72,7 @@ class Launch:
     resolv_conf: str
     read_only: bool
     capabilities: int
+    dressed: bool
 
 
 def encode(message: Message) -> bytes:
@@ -106,6 +116,16 @@ def parse_shell(raw: Message) -> Shell:
     """A Shell from JSON."""
     link = Link(**raw["link"]) if raw["link"] is not None else None
     return Shell(slot=raw["slot"], id_base=raw["id_base"], link=link)
+
+
+def render_dress(dress: Dress | None) -> Message | None:
+    """*dress* as JSON."""
+    return asdict(dress) if dress is not None else None
+
+
+def parse_dress(raw: Message | None) -> Dress | None:
+    """A Dress from JSON."""
+    return Dress(layers=tuple(raw["layers"]), writable=raw["writable"]) if raw is not None else None
 
 
 def parse_launch(raw: Message) -> Launch:

@@ -81,6 +81,17 @@ def ensure_writable(scratch_dir: str, uid: str, *, owner: int) -> None:
         os.mkdir(f"{base}/work", 0o755)
 
 
+def hand_over_writable(scratch_fd: int, name: str, uid: str) -> None:
+    """Make the writable layer *name*, that an overlay may be mounted on, the one of *uid*; what is left of an older one goes."""
+    try:
+        os.rename(name, uid, src_dir_fd=scratch_fd, dst_dir_fd=scratch_fd)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
+        os.rename(uid, f"{_TRASH_PREFIX}{uid}-{os.urandom(4).hex()}", src_dir_fd=scratch_fd, dst_dir_fd=scratch_fd)
+        os.rename(name, uid, src_dir_fd=scratch_fd, dst_dir_fd=scratch_fd)
+
+
 def remove_writable(scratch_dir: str, uid: str, *, entries: int | None = None) -> bool:
     """Remove the writable layer of *uid*; one that is gone is fine. It is out of sight at once.
 
