@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry.errors import AgentUnavailable, Refused, SkerryError
 
 if TYPE_CHECKING:
     import http.client
+
+    from skerry.streaming import Stream
 
 DEFAULT_SOCKET = "/run/skerry/agent.sock"
 _TIMEOUT_SECONDS = 60.0
@@ -43,6 +45,20 @@ class Transport:
             while chunk := response.read1(65536):
                 yield chunk
 
+    def open_stream(self, target: str, *, query: Sequence[tuple[str, object]] = ()) -> Stream:
+        """A WebSocket to *target*; of *query*, what is None or False is left out. Raises Refused, AgentUnavailable."""
+        import urllib.parse  # noqa: PLC0415 - as below
+
+        from skerry import streaming  # noqa: PLC0415
+
+        pairs = [(name, "true" if value is True else value) for name, value in query if value is not None and value is not False]
+        connection = self._connect(_TIMEOUT_SECONDS)
+        try:
+            return streaming.open_socket(connection, f"{urllib.parse.quote(target)}?{urllib.parse.urlencode(pairs)}")
+        except BaseException:
+            connection.close()
+            raise
+
     @contextlib.contextmanager
     def _open(
         self,
@@ -60,14 +76,14 @@ class Transport:
         connection = http.client.HTTPConnection("localhost", timeout=timeout_seconds)
         url = urllib.parse.quote(target)
         if query:
-            url += "?" + urllib.parse.urlencode({k: v for k, v in query.items() if v is not None})
+            url += "?" + urllib.parse.urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
         try:
             connection.sock = self._connect(timeout_seconds)
             data = None if body is None else json.dumps(body).encode()
             connection.request(method, url, body=data, headers={"Content-Type": "application/json"})
             response = connection.getresponse()
             if response.status >= 400:
-                raise _refusal(response.status, response.read())
+                raise parse_refusal(response.status, response.read())
             yield response
         except TimeoutError as error:
             raise AgentUnavailable(
@@ -101,7 +117,8 @@ class Transport:
         return sock
 
 
-def _refusal(status: int, data: bytes) -> Refused:
+def parse_refusal(status: int, data: bytes) -> Refused:
+    """The error that an answer with *status* and body *data* stands for."""
     try:
         body = json.loads(data)
         return Refused(str(body["message"]), status=status, reason=str(body["reason"]), field=str(body.get("field") or ""))

@@ -19,6 +19,7 @@ from skerry_node.model import Running
 from skerry_node.network import bridge, ipam, nat
 from skerry_node.rootfs import runtime, scratch
 from skerry_node.serving import server
+from skerry_node.sessions import table
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
 
@@ -55,12 +56,14 @@ class Agent:
         self.meters = metrics.Meters(
             self.read_usage, count_shells=lambda: len(self.hands.shells), watch_age=getattr(source, "watch_age_seconds", None)
         )
+        self.sessions = table.Sessions(settings.keeper_socket)
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
 
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
         await asyncio.to_thread(scratch.sweep_trash, self.settings.scratch_dir)
         door = await server.start(backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render)
+        await self.sessions.adopt()
         scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
         _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)
         try:

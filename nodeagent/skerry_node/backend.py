@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, inventory
+from skerry_node import act, entering, inventory
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
 from skerry_node.image.store import Image as StoredImage
-from skerry_node.keeper import client
+from skerry_node.keeper import client, wire
 from skerry_node.manifests import ManifestSource
 from skerry_node.model import Running
 from skerry_node.serving.backend import Image, Info, Refused
+from skerry_node.serving.exec_options import ExecOptions
+from skerry_node.sessions.table import Sessions
 
 if TYPE_CHECKING:
     from skerry_node.agent import Agent
@@ -134,6 +136,31 @@ class Backend:
     def log_directory(self, sandbox: Sandbox) -> str:
         """Where the sandbox's output is."""
         return os.path.join(self._agent.settings.logs_dir, sandbox.metadata.uid)
+
+    @property
+    def sessions(self) -> Sessions:
+        """The execs of this node."""
+        return self._agent.sessions
+
+    def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
+        """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
+        return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=self._require_running(sandbox))
+
+    async def signal(self, sandbox: Sandbox, number: int) -> None:
+        """Send a signal to the first process of *sandbox*. Raises Refused."""
+        self._require_running(sandbox)
+        try:
+            await self._agent.hands.keeper.signal(sandbox.metadata.uid, number)
+        except client.KeeperLost as error:
+            raise Refused(f"{error}; try again in a moment", status=503, reason="KeeperLost") from error
+
+    def _require_running(self, sandbox: Sandbox) -> int:
+        """The host's id of its root, when it runs. Raises Refused."""
+        name, outcome = sandbox.metadata.name, self._agent.loop.outcomes.get(sandbox.metadata.uid)
+        observed = outcome.observed if outcome is not None else None
+        if observed is None or observed.slot is None or not isinstance(observed.process, Running):
+            raise Refused(f"{name} does not run; start it: skerry start {name}", status=409, reason="NotRunning")
+        return self._agent.hands.view.leases.id_range(observed.slot)[0]
 
     def _manifests(self) -> ManifestSource:
         if not isinstance(self._agent.source, ManifestSource):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from skerry.cli import examples, images, lifecycle, looking, options, running
+from skerry.cli import examples, executing, images, lifecycle, looking, options, running
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
@@ -29,6 +29,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("inspect", looking.inspect),
     ("stop", lifecycle.stop),
     ("start", lifecycle.start),
+    ("kill", executing.kill),
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),
     ("info", looking.info),
@@ -36,6 +37,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 )
 # What stands behind the image is the program's, options too.
 app.command("run", epilog=examples.render("run"), context_settings={"allow_interspersed_args": False})(running.run)
+app.command("exec", epilog=examples.render("exec"), context_settings={"allow_interspersed_args": False})(executing.execute)
 for name, command in _COMMANDS:
     app.command(name, epilog=examples.render(name))(command)
 app.add_typer(images.app, name="image")
@@ -48,4 +50,4 @@ def everywhere(context: typer.Context, socket: options.Socket = None, namespace:
     namespace = namespace or os.environ.get("SKERRY_NAMESPACE")
     given = {key: value for key, value in (("socket", socket), ("namespace", namespace)) if value}
     image = dict.fromkeys(("import", "ls", "rm"), given)
-    context.default_map = {"run": given, **{name: given for name, _ in _COMMANDS}, "image": image}
+    context.default_map = {"run": given, "exec": given, **{name: given for name, _ in _COMMANDS}, "image": image}

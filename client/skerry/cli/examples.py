@@ -13,6 +13,15 @@ _EXAMPLES = {
         "skerry ps -a -o wide",
         "skerry rm $(skerry ps -aq)",
     ),
+    "exec": (
+        "skerry exec -it web sh",
+        "skerry exec -u 1000 -w /tmp -e DEBUG=1 web env",
+        "tar c . | skerry exec -i web tar x -C /srv",
+    ),
+    "kill": (
+        "skerry kill web",
+        "skerry kill -s HUP web",
+    ),
     "logs": (
         "skerry logs web",
         "skerry logs -f --tail 20 -t web",

@@ -33,7 +33,7 @@ def stop(
         limit = sandbox.spec.termination_grace_period_seconds + _SLACK_SECONDS
         client.wait(name, namespace=space, condition="Finished", timeout_seconds=limit)
 
-    _each(names, namespace, stop_one)
+    each(names, namespace, stop_one)
 
 
 def start(names: options.Names, namespace: options.Namespace = None, socket: options.Socket = None) -> None:
@@ -46,7 +46,7 @@ def start(names: options.Names, namespace: options.Namespace = None, socket: opt
         if started is not None and (problem := running.find_problem(started)) is not None:
             raise Refused(f"could not be started: {problem}", status=0, reason="NotStarted")
 
-    _each(names, namespace, start_one)
+    each(names, namespace, start_one)
 
 
 def rm(
@@ -70,7 +70,7 @@ def rm(
             if error.status != 404:  # gone between the two requests
                 raise
 
-    _each(names, namespace, remove_one)
+    each(names, namespace, remove_one)
 
 
 def wait(
@@ -103,7 +103,7 @@ def _is_running(sandbox: Sandbox) -> bool:
     return ready is not None and ready.status == "True"
 
 
-def _each(names: list[str], namespace: str | None, act: Callable[[str, str], None]) -> None:
+def each(names: list[str], namespace: str | None, act: Callable[[str, str], None]) -> None:
     """Do it for every one, print those that it was done for, and fail at the end when any was refused."""
     is_failed = False
     for name in names:

@@ -6,15 +6,23 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from skerry_node.keeper import wire
 from skerry_node.keeper.events import HANG_UP, READABLE, WRITABLE, Events
 
 _PEERCRED = struct.Struct("3i")
 _READ_BYTES = 1 << 18
-Reply = Callable[[wire.Message], None]
+
+
+class Reply(Protocol):
+    """Answers one request; it may be called again for news of it."""
+
+    def __call__(self, result: wire.Message, fds: Sequence[int] = ()) -> None:
+        """Send *result*, and *fds* with it, which stay ours."""
+        ...
 
 
 @dataclass(slots=True)
@@ -73,15 +81,17 @@ class Door:
             self._hang_up(client)
 
     def _make_reply(self, client: _Client, message: wire.Message) -> Reply:
-        def reply(result: wire.Message) -> None:
+        def reply(result: wire.Message, fds: Sequence[int] = ()) -> None:
             if self._clients.get(client.socket.fileno()) is client:
-                self._send(client, {"id": message["id"], **result})
+                self._send(client, {"id": message["id"], **result}, fds)
 
         return reply
 
-    def _send(self, client: _Client, message: wire.Message) -> None:
+    def _send(self, client: _Client, message: wire.Message, fds: Sequence[int] = ()) -> None:
         client.outgoing += wire.encode(message)
         try:
+            if fds:  # on connections of one exec each, where nothing else waits to be sent
+                del client.outgoing[: socket.send_fds(client.socket, [client.outgoing], fds)]
             self._flush(client)
         except OSError:
             self._hang_up(client)

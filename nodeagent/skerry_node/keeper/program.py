@@ -27,13 +27,14 @@ class StepFailed(Exception):
         self.reason = reason
 
 
-def enter_working_directory(path: str) -> None:
-    """Go to *path* without magic links, so that no fd of ours can be a way out; make it when it is missing, as docker does."""
+def enter_working_directory(path: str, *, is_made: bool = True) -> None:
+    """Go to *path* without magic links, so that no fd of ours can be a way out; with *is_made*, make it when it is missing, as docker does."""
     relative = path.encode("utf-8", "surrogateescape").lstrip(b"/") or b"."
     resolve = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
-        inner_mounts.ensure_directory(root, relative)
+        if is_made:
+            inner_mounts.ensure_directory(root, relative)
         fd = syscalls.openat2(root, relative, flags=os.O_PATH | os.O_DIRECTORY, resolve=resolve)
         os.fchdir(fd)
         os.close(fd)
@@ -47,8 +48,8 @@ def enter_working_directory(path: str) -> None:
 
 
 def reset_signals() -> None:
-    """Python ignores SIGPIPE and SIGXFSZ; a program starts with every signal at its default and none blocked."""
-    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+    """Python ignores SIGPIPE and SIGXFSZ, the keeper INT and HUP; a program starts with every signal at its default and none blocked."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.umask(0o022)

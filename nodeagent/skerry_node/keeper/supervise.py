@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skerry_node.keeper import door, events, logs, records, spawn, wire
+from skerry_node.keeper import door, events, execs, logs, records, spawn, wire
 from skerry_node.kernel import syscalls
 
 VERSION = 1
@@ -51,6 +51,7 @@ class Keeper:
         self._shells: dict[int, spawn.Parked] = {}
         self._dying: list[Child] = []
         self._stop = False
+        self._execs = execs.Execs(room, self._events, find=self._find_running)
 
     def run(self) -> None:
         """Serve until a `stop` request."""
@@ -68,6 +69,7 @@ class Keeper:
 
     def _answer(self, message: wire.Message, reply: door.Reply) -> None:
         handlers: dict[str, Callable[[wire.Message, door.Reply], None]] = {
+            **self._execs.handlers,
             "state": self._on_state,
             "prepare": self._on_prepare,
             "launch": self._on_launch,
@@ -160,6 +162,10 @@ class Keeper:
     def _on_stop(self, _: wire.Message, reply: door.Reply) -> None:
         self._stop = True
         reply({"ok": {}})
+
+    def _find_running(self, uid: str) -> int | None:
+        child = self._children.get(uid)
+        return child.pidfd if child is not None and child.starting is None and child.dead_since is None else None
 
     # Processes and their output
 

@@ -75,6 +75,30 @@ class Launch:
     dressed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One process that joins a living sandbox: a program of its image, or a task of ours (`keeper.tasks`) when *task* is not empty.
+
+    `name`, UID/ID, identifies it on this node. `user` is resolved inside, as for a launch. `id_base` is the host's id of the sandbox's root.
+    With a terminal it has `columns` by `rows` characters, and input and both outputs are that terminal.
+    """
+
+    uid: str
+    name: str
+    task: str
+    argv: tuple[str, ...]
+    env: tuple[str, ...]
+    working_dir: str
+    user: str
+    hostname: str
+    id_base: int
+    capabilities: int
+    has_terminal: bool = False
+    has_input: bool = False
+    columns: int = 80
+    rows: int = 24
+
+
 def encode(message: Message) -> bytes:
     """*message* framed for the socket."""
     body = json.dumps(message, separators=(",", ":")).encode()
@@ -135,3 +159,13 @@ def parse_launch(raw: Message) -> Launch:
     for name in ("layers", "argv", "env"):
         fields[name] = tuple(fields[name])
     return Launch(**fields)
+
+
+def render_entry(entry: Entry) -> Message:
+    """*entry* as JSON."""
+    return asdict(entry)
+
+
+def parse_entry(raw: Message) -> Entry:
+    """An Entry from JSON."""
+    return Entry(**{**raw, "argv": tuple(raw["argv"]), "env": tuple(raw["env"])})

@@ -62,6 +62,11 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), "unshare")
 
 
+def setns(fd: int, flags: int) -> None:
+    """Join the namespaces in *flags* of the process that pidfd *fd* names (several at once since 5.8), or the one namespace that it is."""
+    _check(_libc.setns(fd, flags), "setns")
+
+
 def mount(source: bytes, target: bytes, kind: bytes | None, *, flags: int = 0, data: bytes | None = None) -> None:
     """mount(2)."""
     _check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), data), "mount " + target.decode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""What serving needs from the agent: a small protocol, its values, and the way to say no."""
+"""What serving needs from the agent: a small protocol, and its values."""
 
 from __future__ import annotations
 
@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from skerry_api.sandbox import DesiredState, Sandbox
+from skerry_node.keeper import wire
+from skerry_node.serving.exec_options import ExecOptions
+from skerry_node.serving.refusal import Refused
+from skerry_node.sessions.table import Sessions
 
-
-class Refused(Exception):
-    """The request cannot be granted; *message* says why and what to do, *field* which part of the request is meant."""
-
-    def __init__(self, message: str, *, status: int = 422, reason: str = "Invalid", field: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.status = status
-        self.reason = reason
-        self.field = field
+__all__ = ["Backend", "Image", "Info", "Refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +84,17 @@ class Backend(Protocol):
 
     def log_directory(self, sandbox: Sandbox) -> str:
         """Where the sandbox's output is; it need not exist yet."""
+        ...
+
+    @property
+    def sessions(self) -> Sessions:
+        """The execs of this node."""
+        ...
+
+    def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
+        """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
+        ...
+
+    async def signal(self, sandbox: Sandbox, number: int) -> None:
+        """Send a signal to the first process of *sandbox*. Raises Refused."""
         ...

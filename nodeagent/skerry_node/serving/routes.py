@@ -13,7 +13,7 @@ from aiohttp import web
 
 from skerry_api import sandbox as api
 from skerry_api.errors import InvalidManifest
-from skerry_node.serving import logs, waiting
+from skerry_node.serving import logs, stream_routes, waiting
 from skerry_node.serving.backend import Backend, Image, Refused
 from skerry_node.standalone import errors as standalone_errors
 
@@ -46,6 +46,7 @@ def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None) -
             web.post("/v1/images", routes.import_image),
             web.delete("/v1/images", routes.remove_image),
             web.get("/metrics", routes.metrics),
+            *stream_routes.StreamRoutes(backend, routes.find).routes(one),
         ]
     )
     return application
@@ -101,11 +102,11 @@ class _Routes:
         return web.json_response(api.render_sandbox(sandbox), status=201)
 
     async def read(self, request: web.Request) -> web.Response:
-        return web.json_response(api.render_sandbox(self._find(request)))
+        return web.json_response(api.render_sandbox(self.find(request)))
 
     async def patch(self, request: web.Request) -> web.Response:
         """Body: {"desiredState": Running | Stopped, "terminationGracePeriodSeconds": optional}."""
-        sandbox = self._find(request)
+        sandbox = self.find(request)
         name = sandbox.metadata.name
         self._check_is_standalone(f'kubectl patch sandbox {name} --type=merge -p \'{{"spec":{{"desiredState":"Stopped"}}}}\'')
         body = await _body(request)
@@ -122,13 +123,13 @@ class _Routes:
         return web.json_response(api.render_sandbox(changed))
 
     async def delete(self, request: web.Request) -> web.Response:
-        sandbox = self._find(request)
+        sandbox = self.find(request)
         self._check_is_standalone(f"kubectl delete sandbox {sandbox.metadata.name}")
         await self._backend.delete(sandbox)
         return web.json_response({"uid": sandbox.metadata.uid}, status=202)
 
     async def inspect(self, request: web.Request) -> web.Response:
-        sandbox = self._find(request)
+        sandbox = self.find(request)
         node = await self._backend.inspect(sandbox)
         return web.json_response({**api.render_sandbox(sandbox), "node": node})
 
@@ -138,7 +139,7 @@ class _Routes:
         if wanted not in {"Ready", "Finished", "Deleted"}:
             raise Refused("must be Ready, Finished or Deleted", field="for")
         timeout_seconds = _number(request.query, "timeout", default=float("inf"))
-        uid = self._find(request).metadata.uid
+        uid = self.find(request).metadata.uid
         end = time.monotonic() + timeout_seconds
         while True:
             found = self._backend.find(request.match_info["namespace"], request.match_info["name"])
@@ -154,7 +155,7 @@ class _Routes:
             await asyncio.sleep(_WAIT_POLL_SECONDS)
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
-        sandbox = self._find(request)
+        sandbox = self.find(request)
         options = logs.parse_options(request.query)
         return await logs.respond(
             request,
@@ -190,7 +191,8 @@ class _Routes:
         # Prometheus text format 0.0.4
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    def _find(self, request: web.Request) -> api.Sandbox:
+    def find(self, request: web.Request) -> api.Sandbox:
+        """The sandbox that the path names. Raises Refused."""
         namespace, name = request.match_info["namespace"], request.match_info["name"]
         if (sandbox := self._backend.find(namespace, name)) is None:
             raise Refused(f"no sandbox {name} in namespace {namespace} on this node", status=404, reason="NotFound")
