@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from skerry import transport
 from skerry.errors import SkerryError
+from skerry.imagecalls import ImageCalls
 
 if TYPE_CHECKING:
     from skerry.streaming import Stream
@@ -52,7 +53,7 @@ class ExecResult:
     signal: str | None = None
 
 
-class Client:
+class Client(ImageCalls):
     """Sandboxes of one agent. Safe to share between threads; every method raises SkerryError's subclasses.
 
     *socket_path* is the agent's, by default SKERRY_SOCKET or /run/skerry/agent.sock.
@@ -222,19 +223,6 @@ class Client:
     def kill(self, name: str, *, signal: str = "KILL", exec_id: str | None = None, namespace: str | None = None) -> None:
         """Send a signal to its first process, or to the exec that has *exec_id*."""
         self.transport.request("POST", self._target(name, namespace) + "/signal", query={"signal": signal, "exec": exec_id})
-
-    def images(self) -> tuple[dict[str, Any], ...]:
-        """The store's images: reference, digest, sizeBytes, layers, created."""
-        return tuple(self.transport.request("GET", "/v1/images")["items"])
-
-    def import_image(self, path: str, *, reference: str | None = None) -> dict[str, Any]:
-        """Import an OCI layout, directory or tar, that the agent's machine has at *path*."""
-        body = {"path": os.path.abspath(path), "reference": reference}
-        return dict(self.transport.request("POST", "/v1/images", body=body, timeout_seconds=None))
-
-    def remove_image(self, reference: str) -> None:
-        """Take the reference out of the store."""
-        self.transport.request("DELETE", "/v1/images", query={"reference": reference})
 
     def _target(self, name: str, namespace: str | None) -> str:
         return f"/v1/sandboxes/{namespace or self.namespace}/{name}"

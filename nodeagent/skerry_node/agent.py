@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, errors, handles, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, carrying, errors, handles, loop, metrics, observe, serving_metrics
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
@@ -62,7 +62,9 @@ class Agent:
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
         await asyncio.to_thread(scratch.sweep_trash, self.settings.scratch_dir)
-        door = await server.start(backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render)
+        door = await server.start(
+            backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render, carrier=carrying.Carrier(self.store, self.loop)
+        )
         await self.sessions.adopt()
         scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
         _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)

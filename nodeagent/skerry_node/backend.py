@@ -100,16 +100,19 @@ class Backend:
         """Ask for the sandbox's deletion."""
         await self._manifests().delete(sandbox)
 
-    async def import_image(self, path: str, *, reference: str | None) -> Image:
-        """Put an OCI layout into the store, and start what waited for it."""
+    async def import_image(self, path: str, *, reference: str | None) -> tuple[Image, ...]:
+        """Put an OCI layout or a docker-archive into the store, and start what waited for it; without *reference* all images in it."""
         try:
-            image = await asyncio.to_thread(importing.import_layout, self._agent.store, path, reference=reference)
+            if reference is None:
+                images = await asyncio.to_thread(importing.import_all, self._agent.store, path)
+            else:
+                images = (await asyncio.to_thread(importing.import_layout, self._agent.store, path, reference=reference),)
         except ImageError as error:
             raise Refused(str(error), reason=error.reason, field="path") from error
         except OSError as error:
             raise Refused(f"cannot read {path}: {error.strerror}", reason="Unreadable", field="path") from error
         self._agent.loop.poke_all()
-        return _describe(image)
+        return tuple(_describe(image) for image in images)
 
     def images(self) -> tuple[Image, ...]:
         """What the store holds."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from skerry.cli import examples, executing, images, lifecycle, looking, options, running
+from skerry.cli import carrying, examples, executing, images, lifecycle, looking, options, running
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
@@ -40,6 +40,8 @@ app.command("run", epilog=examples.render("run"), context_settings={"allow_inter
 app.command("exec", epilog=examples.render("exec"), context_settings={"allow_interspersed_args": False})(executing.execute)
 for name, command in _COMMANDS:
     app.command(name, epilog=examples.render(name))(command)
+for name, command in carrying.COMMANDS:
+    images.app.command(name, epilog=examples.render(f"image {name}"))(command)
 app.add_typer(images.app, name="image")
 
 
@@ -49,5 +51,5 @@ def everywhere(context: typer.Context, socket: options.Socket = None, namespace:
     socket = socket or os.environ.get("SKERRY_SOCKET")
     namespace = namespace or os.environ.get("SKERRY_NAMESPACE")
     given = {key: value for key, value in (("socket", socket), ("namespace", namespace)) if value}
-    image = dict.fromkeys(("import", "ls", "rm"), given)
+    image = dict.fromkeys((command.name for command in images.app.registered_commands if command.name), given)
     context.default_map = {"run": given, "exec": given, **{name: given for name, _ in _COMMANDS}, "image": image}

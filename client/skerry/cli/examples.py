@@ -64,6 +64,21 @@ _EXAMPLES = {
         "skerry image ls -o json",
     ),
     "image rm": ("skerry image rm busybox:latest",),
+    "image inspect": (
+        "skerry image inspect busybox:latest",
+        "skerry image inspect busybox:latest | jq -r '.layers[].file'",
+    ),
+    "image history": ("skerry image history busybox:latest",),
+    "image tag": ("skerry image tag busybox:latest registry.example.com/tools/busybox:1",),
+    "image save": (
+        "skerry image save -o tools.tar busybox:latest alpine:3",
+        "skerry image save busybox:latest | docker load",
+        "skerry image save --format oci-dir -o ./layout busybox:latest",
+    ),
+    "image prune": (
+        "skerry image prune --dry-run",
+        "skerry image prune -f",
+    ),
 }
 
 

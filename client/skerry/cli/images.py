@@ -1,4 +1,4 @@
-"""Commands for the node's images: import, ls, rm."""
+"""Commands for the node's images: what is there, bringing in, taking out."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ app = typer.Typer(help="Images on this node.", no_args_is_help=True, rich_markup
 
 @app.command("import", epilog=examples.render("image import"))
 def import_(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="An OCI layout: a directory or a tar.")],
-    reference: Annotated[str | None, typer.Argument(metavar="[REFERENCE]", help="Its name here; default: the one in the layout.")] = None,
+    path: Annotated[str, typer.Argument(metavar="PATH", help="An OCI layout, a directory or a tar, or a docker-archive.")],
+    reference: Annotated[str | None, typer.Argument(metavar="[REFERENCE]", help="Its name here; default: those that they carry.")] = None,
     socket: options.Socket = None,
 ) -> None:
-    """Import an OCI layout into the node's store; every digest is verified."""
+    """Import images from an OCI layout or a docker-archive into the node's store; every digest is verified."""
     if not os.path.exists(path):
         raise SkerryError(f"{path}: no such file or directory")
     if sys.stderr.isatty():
         print(f"importing {path} ...", file=sys.stderr)
-    image = options.connect(socket, None).import_image(path, reference=reference)
-    print(f"{image['reference']}   {image['digest']}")
+    found = options.connect(socket, None).import_image(path, reference=reference)
+    for image in found.get("items") or [found]:
+        print(f"{image['reference']}   {image['digest']}")
 
 
 @app.command("ls", epilog=examples.render("image ls"))

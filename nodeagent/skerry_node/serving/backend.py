@@ -70,8 +70,8 @@ class Backend(Protocol):
         """Ask for the sandbox's deletion; returns before it is gone (standalone only)."""
         ...
 
-    async def import_image(self, path: str, *, reference: str | None) -> Image:
-        """Put an OCI layout, a directory or a tar on this machine, into the store."""
+    async def import_image(self, path: str, *, reference: str | None) -> tuple[Image, ...]:
+        """Put an OCI layout or a docker-archive that is on this machine into the store; all its images when *reference* names none."""
         ...
 
     def images(self) -> tuple[Image, ...]:

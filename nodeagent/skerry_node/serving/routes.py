@@ -13,7 +13,7 @@ from aiohttp import web
 
 from skerry_api import sandbox as api
 from skerry_api.errors import InvalidManifest
-from skerry_node.serving import logs, stream_routes, waiting
+from skerry_node.serving import images, logs, stream_routes, waiting
 from skerry_node.serving.backend import Backend, Image, Refused
 from skerry_node.standalone import errors as standalone_errors
 
@@ -25,8 +25,8 @@ _SETTLE_SECONDS, _SETTLE_POLL_SECONDS = 2.0, 0.001
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None) -> web.Application:
-    """Every route over *backend*."""
+def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, carrier: images.Carrier | None = None) -> web.Application:
+    """Every route over *backend*, and those over *carrier* when there is one."""
     application = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_REQUEST_BYTES)
     routes = _Routes(backend, metrics=metrics)
     one = "/v1/sandboxes/{namespace}/{name}"
@@ -49,6 +49,8 @@ def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None) -
             *stream_routes.StreamRoutes(backend, routes.find).routes(one),
         ]
     )
+    if carrier is not None:
+        images.add_routes(application, carrier, routes.find)
     return application
 
 
@@ -175,8 +177,8 @@ class _Routes:
             raise Refused("must be an absolute path on this machine", field="path")
         if reference is not None and not isinstance(reference, str):
             raise Refused("must be text, as NAME:TAG", field="reference")
-        image = await self._backend.import_image(path, reference=reference)
-        return web.json_response(_image(image), status=201)
+        found = [_image(image) for image in await self._backend.import_image(path, reference=reference)]
+        return web.json_response({**found[0], "items": found}, status=201)
 
     async def remove_image(self, request: web.Request) -> web.Response:
         """Query: reference."""

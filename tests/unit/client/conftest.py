@@ -129,7 +129,7 @@ class Node:
 
     async def import_image(self, path, *, reference):  # noqa: ARG002 - the fake reads no file
         self.stored[reference] = backend.Image(reference, "sha256:" + "cd" * 32, 5, 1)
-        return self.stored[reference]
+        return (self.stored[reference],)
 
     def images(self):
         return tuple(self.stored.values())

@@ -79,7 +79,7 @@ class FakeBackend:
         if path == "/bad":
             raise backend.Refused("sha256:9 is damaged", field="path")
         self.stored[reference] = backend.Image(reference, "sha256:2", size_bytes=9, layers=2)
-        return self.stored[reference]
+        return (self.stored[reference],)
 
     def images(self):
         return tuple(self.stored.values())

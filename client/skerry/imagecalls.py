@@ -1,0 +1,51 @@
+"""The SDK's calls for images; a part of Client."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from skerry.transport import Transport
+
+
+class ImageCalls:
+    """What can be done with the images of the agent's node. Every method raises SkerryError's subclasses."""
+
+    transport: Transport
+
+    def images(self) -> tuple[dict[str, Any], ...]:
+        """The store's images: reference, digest, sizeBytes, layers, created."""
+        return tuple(self.transport.request("GET", "/v1/images")["items"])
+
+    def import_image(self, path: str, *, reference: str | None = None) -> dict[str, Any]:
+        """Import an OCI layout (directory or tar) or a docker-archive that the agent's machine has at *path*.
+
+        Without *reference* every image in it, under its own name: the first one comes back, and all of them as its `items`.
+        """
+        body = {"path": os.path.abspath(path), "reference": reference}
+        return dict(self.transport.request("POST", "/v1/images", body=body, timeout_seconds=None))
+
+    def remove_image(self, reference: str) -> None:
+        """Take the reference out of the store."""
+        self.transport.request("DELETE", "/v1/images", query={"reference": reference})
+
+    def inspect_image(self, reference: str) -> dict[str, Any]:
+        """Everything that is known of an image: digests, config, layers with what made them, who uses it."""
+        return dict(self.transport.request("GET", "/v1/images/inspect", query={"reference": reference}))
+
+    def image_history(self, reference: str) -> tuple[dict[str, Any], ...]:
+        """How it came about, first step first: created, instruction, comment, isEmpty, sizeBytes, diffId."""
+        return tuple(self.transport.request("GET", "/v1/images/history", query={"reference": reference})["items"])
+
+    def tag_image(self, source: str, target: str) -> dict[str, Any]:
+        """Give an image a second name: its whole reference, and the digest."""
+        return dict(self.transport.request("POST", "/v1/images/tag", body={"source": source, "target": target}))
+
+    def prune_images(self, *, dry_run: bool = False) -> dict[str, Any]:
+        """Remove the images that no sandbox uses, or only say which: references and freedBytes."""
+        return dict(self.transport.request("POST", "/v1/images/prune", body={"dryRun": dry_run}, timeout_seconds=None))
+
+    def save_images(self, references: Sequence[str], *, form: str = "docker-archive") -> Iterator[bytes]:
+        """The images as one tar, in pieces: *form* is docker-archive (an OCI layout too) or oci-archive."""
+        return self.transport.read_chunks("/v1/images/archive", query={"reference": list(references), "format": form})
