@@ -112,6 +112,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("scratch-bytes", int, "size of the filesystem of writable layers; 0: a plain directory"),
     ("system-namespace", str, "where Leases lie (default: skerry-system)"),
     ("metrics-address", str, "host:port for Prometheus (default: a free port of loopback)"),
+    ("stream-address", str, "host:port of the gateway's door, TLS (default: :9469, on every address)"),
     ("heartbeat-seconds", float, "how often to renew the node's Lease (default: 10)"),
 )
 

@@ -69,12 +69,23 @@ class Agent:
         scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
         _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)
         try:
-            await self.loop.run()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.loop.run())
+                self._open_stream_door(tasks)
         finally:
             await scrape.close()
             await door.close()
             await self.hands.keeper.close()
             await self.source.close()
+
+    def _open_stream_door(self, tasks: asyncio.TaskGroup) -> None:
+        """In a cluster: the gateway's way in."""
+        api = getattr(self.source, "api", None)
+        if api is None:
+            return
+        from skerry_node import streaming  # noqa: PLC0415 - certificates cost a standalone agent memory that it has no use for
+
+        tasks.create_task(streaming.Door(self.settings, api, backend.Backend(self), announce=self.loop.announce).run())
 
     def read_usage(self) -> Iterator[metrics.Usage]:
         """What every living sandbox uses, from its cgroup; one that vanishes meanwhile is left out."""

@@ -6,11 +6,13 @@ import asyncio
 import dataclasses
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, entering, inventory
+from skerry_node import act, entering, inventory, report
+from skerry_node.cgroup import stats
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
 from skerry_node.image.store import Image as StoredImage
@@ -135,6 +137,25 @@ class Backend:
                 await act.forget_layer(self._agent.hands, layer)
             except client.KeeperLost:
                 break  # the next keeper mounts only what it is asked for
+
+    def stats(self, sandbox: Sandbox) -> Mapping[str, Any] | None:
+        """What the kernel counted for it up to now."""
+        outcome = self._agent.loop.outcomes.get(sandbox.metadata.uid)
+        if outcome is None or not isinstance(outcome.observed.process, Running):
+            return None
+        try:
+            read = stats.read_stats(self._agent.hands.view.groups.open(sandbox.metadata.uid))
+        except OSError:
+            return None
+        return {
+            "time": report.render_time(time.time_ns()),
+            "cpu": {"usageSeconds": read.cpu_seconds, "throttledSeconds": read.throttled_seconds},
+            "memory": {
+                "usageBytes": read.memory_bytes, "workingSetBytes": read.memory_working_set_bytes, "peakBytes": read.memory_peak_bytes,
+                "oomKills": read.oom_kills,
+            },
+            "pids": {"current": read.pids, "refused": read.pids_refused},
+        }  # fmt: skip
 
     def log_directory(self, sandbox: Sandbox) -> str:
         """Where the sandbox's output is."""

@@ -21,8 +21,11 @@ _RESERVED_MEMORY_BYTES, _RESERVED_MILLICORES = 256 << 20, 100
 _MAX_IMAGES = 50
 
 
-def describe(settings: Settings, sandboxes: Iterable[Sandbox], images: Iterable[Image], *, cgroup_version: int, now: str) -> SandboxNode:
-    """The node's object. Requests of every sandbox bound here are allocated, whether it runs or not."""
+def describe(
+    settings: Settings, sandboxes: Iterable[Sandbox], images: Iterable[Image], *, cgroup_version: int, endpoint: tuple[str, int] | None, now: str
+) -> SandboxNode:
+    """The node's object. Requests of every sandbox bound here are allocated, whether it runs or not. *endpoint* is the gateway's door."""
+    address, port = endpoint or (None, None)
     capacity = _capacity(settings)
     wanted = list(sandboxes)
     ready = Condition(type="Ready", status="True", reason="AgentReady", message="", last_transition_time=now)
@@ -44,6 +47,8 @@ def describe(settings: Settings, sandboxes: Iterable[Sandbox], images: Iterable[
                 memory_bytes=sum(each.spec.resources.requests.memory_bytes for each in wanted),
                 sandboxes=len(wanted),
             ),
+            address=address,
+            port=port,
             versions=(("agent", VERSION), ("kernel", platform.release())),
             features=(f"cgroup-v{cgroup_version}", "idmapped-mounts", "nftables", "overlay", "seccomp"),
             conditions=(ready, supported),

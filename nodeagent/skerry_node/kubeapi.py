@@ -55,7 +55,7 @@ class ClusterSource:
         self, settings: Settings, client: Client, *, identity: str, timing: watching.Timing | None = None,
         now: Callable[[], datetime.datetime] = _now,
     ) -> None:  # fmt: skip
-        self._client = client
+        self._client = self.api = client
         self._watch = watching.Watch(client, settings.node_name, timing=timing)
         self._events = events.Recorder(client, settings.node_name, now=now)
         self._node = registration.Registration(client)

@@ -39,6 +39,8 @@ class Loop:
         self._keeper_lost = asyncio.Event()
         self._keeper_ready = asyncio.Event()
         self._invalid: set[str] = set()
+        self._endpoint: tuple[str, int] | None = None
+        self._must_beat = asyncio.Event()
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -73,6 +75,11 @@ class Loop:
         _LOG.warning("keeper lost; starting the next one")
         self._keeper_ready.clear()
         self._keeper_lost.set()
+
+    def announce(self, address: str, port: int) -> None:
+        """The gateway finds this agent there; its SandboxNode says so at once."""
+        self._endpoint = (address, port)
+        self._must_beat.set()
 
     async def ensure_keeper(self) -> None:
         """Have a keeper on the line, and our shells and handles in step with it."""
@@ -164,7 +171,9 @@ class Loop:
                 await self._source.write_node(self._describe())
             except errors.SourceUnavailable as error:
                 _LOG.warning("heartbeat not sent problem=%s", error)
-            await asyncio.sleep(self.hands.settings.heartbeat_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._must_beat.wait(), self.hands.settings.heartbeat_seconds)
+            self._must_beat.clear()
 
     def _describe(self) -> SandboxNode:
         return inventory.describe(
@@ -172,6 +181,7 @@ class Loop:
             self.wanted.values(),
             self.store.list(),
             cgroup_version=self.hands.view.groups.hierarchies.version,
+            endpoint=self._endpoint,
             now=report.render_time(time.time_ns())[:19] + "Z",
         )
 

@@ -45,6 +45,8 @@ class Settings:
     system_namespace: str = "skerry-system"
     metrics_address: str = "127.0.0.1:0"
     heartbeat_seconds: float = 10.0
+    stream_address: str = ":9469"
+    """Where the gateway finds this agent, `host:port`; no host: every address; port 0: a free one."""
 
     @property
     def network(self) -> ipaddress.IPv4Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
@@ -14,7 +15,8 @@ Json = dict[str, Any]
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _CONNECTIONS = 32
-_TIMEOUT_SECONDS = 15.0
+_TIMEOUT_SECONDS, _SILENCE_SECONDS = 15.0, 90.0
+"""Watches ask to be ended after a minute; one that is silent for longer is dead."""
 _PAGE = 500
 """Objects a page, as client-go's reflectors ask."""
 
@@ -58,6 +60,24 @@ class Client:
             token = page["metadata"].get("continue") or ""
             if not token:
                 return found
+
+    async def watch(self, path: str) -> AsyncIterator[Json]:
+        """The events of a watch until the server ends it. Raises errors.RequestFailed, also after a silence."""
+        headers = {"Accept": "application/json", "User-Agent": "skerry-operator", **await self._access.headers()}
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_TIMEOUT_SECONDS, sock_read=_SILENCE_SECONDS)
+        try:
+            async with self._session.get(
+                self._access.server + path, headers=headers, timeout=timeout, server_hostname=self._access.server_name
+            ) as answer:
+                if answer.status >= 400:
+                    raise _failure(answer.status, f"GET {path}", await answer.read())
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        yield json.loads(line)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise errors.Unavailable(f"GET {path}: {error!r}") from error
 
     async def close(self) -> None:
         """Close the connections."""

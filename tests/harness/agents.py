@@ -39,7 +39,7 @@ class Place:
     def render_flags(self) -> list[str]:
         """The agent's command line."""
         names = ("node_name", "state_dir", "run_dir", "cgroup_parent", "bridge", "address_range", "id_base", "scratch_bytes")
-        return [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in names] + list(self.flags)
+        return [f"--{name.replace('_', '-')}={getattr(self, name)}" for name in names] + ["--stream-address=127.0.0.1:0", *self.flags]
 
 
 def make_place(index: int, directory: str, *, tag: str, count: int, flags: Sequence[str] = ()) -> Place:

@@ -1,4 +1,4 @@
-"""A whole cluster on one machine: control plane, operator, agents. `python -m tests.harness.cluster` is `make cluster`.
+"""A whole cluster on one machine: control plane, operator, gateway, agents. `python -m tests.harness.cluster` is `make cluster`.
 
     with Cluster.start(directory, agents=3) as cluster:
         cluster.plane.kubectl("apply", "-f", "examples/sandbox.yaml")
@@ -10,6 +10,7 @@ Needs root. Whatever happens inside, the machine is as before when it ends; only
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import signal
@@ -26,6 +27,7 @@ import skerry
 from tests.harness import images
 from tests.harness.agents import Agent, make_place, python_environment, wait_for
 from tests.harness.controlplane import ControlPlane
+from tests.harness.gateways import Gateway
 from tests.harness.processes import Process, tail
 
 SYSTEM_NAMESPACE = "skerry-system"
@@ -40,6 +42,7 @@ class Cluster:
         self.agents = tuple(agents)
         self._operator_flags = tuple(operator_flags)
         self._operator: Process | None = None
+        self.gateway = Gateway(plane, directory, namespace=SYSTEM_NAMESPACE)
         self.operator_log_path = os.path.join(directory, "operator.log")
 
     @classmethod
@@ -77,6 +80,7 @@ class Cluster:
                 stack.callback(agent.purge)
             for agent in self.agents:
                 stack.callback(agent.stop)
+            stack.callback(self.gateway.stop)
             stack.callback(self.stop_operator)
 
     def start_operator(self) -> None:
@@ -111,25 +115,29 @@ class Cluster:
         """Wait until each agent listens and its SandboxNode is there. Raises ProcessFailed."""
         for agent in self.agents:
             agent.wait_ready()
-            wait_for(None, f"node {agent.name} registered (see {agent.log_path})", lambda name=agent.name: self._has_node(name))  # type: ignore[misc]
+            what = f"node {agent.name} registered, with its door for streams (see {agent.log_path})"
+            wait_for(None, what, lambda name=agent.name: self._has_door(name))  # type: ignore[misc]
 
     def _fill(self, say: Callable[[str], None]) -> None:
         say("applying crds/")
         self.plane.apply_crds()
         self.plane.kubectl("create", "namespace", SYSTEM_NAMESPACE)
-        say(f"starting the operator and {len(self.agents)} agent(s)")
+        say(f"starting the operator, the gateway and {len(self.agents)} agent(s)")
         self.start_operator()
+        self.gateway.start()
         for agent in self.agents:
             agent.start()
         self.wait_nodes()
+        self.gateway.wait_ready()
         say(f"importing {images.REFERENCE}")
         layout = images.busybox_layout(os.path.join(self.directory, "busybox"))
         for agent in self.agents:
             skerry.Client(agent.socket_path).import_image(layout)
 
-    def _has_node(self, name: str) -> bool:
+    def _has_door(self, name: str) -> bool:
         try:
-            return bool(self.plane.read(f"/apis/skerry.dev/v1alpha1/sandboxnodes/{name}"))
+            found = json.loads(self.plane.read(f"/apis/skerry.dev/v1alpha1/sandboxnodes/{name}"))
+            return bool((found.get("status") or {}).get("port"))
         except urllib.error.HTTPError:
             return False
 
@@ -180,7 +188,11 @@ def _stay(cluster: Cluster, stop: threading.Event) -> None:
         if is_operator_dead:
             print(f"the operator ended; starting it again. It said:\n{tail(cluster.operator_log_path, 1)}", flush=True)
             cluster.start_operator()
-        pause_seconds = min(30.0, pause_seconds * 2) if dead or is_operator_dead else 1.0
+        is_gateway_dead = cluster.gateway.pid is None
+        if is_gateway_dead:
+            print(f"the gateway ended; starting it again. It said:\n{tail(cluster.gateway.log_path, 1)}", flush=True)
+            cluster.gateway.start()
+        pause_seconds = min(30.0, pause_seconds * 2) if dead or is_operator_dead or is_gateway_dead else 1.0
 
 
 def _handle_signals(handler: Callable[[int, FrameType | None], object]) -> None:

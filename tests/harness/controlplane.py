@@ -28,7 +28,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.harness import assets
+from tests.harness import aggregation, assets
 from tests.harness.etcd import Etcd
 from tests.harness.processes import Process, ProcessFailed
 
@@ -46,8 +46,8 @@ class ControlPlane:
         self.kubeconfig = os.path.join(directory, "kubeconfig")
         self._programs = programs
         self._fsync = fsync
-        self._token = secrets.token_hex(16)
-        client_port, peer_port, self._port = _free_ports(3)
+        self.token = secrets.token_hex(16)
+        client_port, peer_port, self._port = free_ports(3)
         self._peer = f"http://127.0.0.1:{peer_port}"
         self.etcd_endpoint = f"http://127.0.0.1:{client_port}"
         self.url = f"https://127.0.0.1:{self._port}"
@@ -124,7 +124,7 @@ class ControlPlane:
 
     def read(self, path: str, *, accept: str = "*/*") -> bytes:
         """The body of a GET as admin, without kubectl's half second. Raises urllib.error.URLError, of which HTTPError is one."""
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
+        headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
         request = urllib.request.Request(self.url + path, headers=headers)
         with urllib.request.urlopen(request, timeout=5, context=self._tls) as answer:
             return bytes(answer.read())
@@ -176,6 +176,7 @@ class ControlPlane:
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", f"--service-account-issuer={_ISSUER}",
             f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC",
             "--etcd-compaction-interval=0",  # so that writes_since reaches back
+            *aggregation.apiserver_flags(self.directory),
         ]  # fmt: skip
 
     def _write_files(self) -> None:
@@ -184,8 +185,9 @@ class ControlPlane:
             serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
         )
         self._write("service-account.key", pem.decode())
-        self._write("tokens.csv", f'{self._token},admin,admin,"system:masters"\n')
-        self._write_kubeconfig(self.kubeconfig, token=self._token)
+        aggregation.write_files(self.directory)
+        self._write("tokens.csv", f'{self.token},admin,admin,"system:masters"\n')
+        self._write_kubeconfig(self.kubeconfig, token=self.token)
 
     def _write_kubeconfig(self, path: str, *, token: str) -> None:
         cluster = {"server": self.url, "certificate-authority": self.ca_path}
@@ -224,7 +226,7 @@ class ControlPlane:
         return ssl.create_default_context(cafile=self.ca_path)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports of loopback that nobody held a moment ago."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(server.getsockname()[1]) for server in sockets]

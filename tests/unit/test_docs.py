@@ -17,6 +17,7 @@ from skerry.cli.options import DEFAULT_NAMESPACE
 from skerry_api import names
 from skerry_node import __main__ as agent_main
 from skerry_operator import settings as operator_settings
+from skerry_operator.gateway import settings as gateway_settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
@@ -165,6 +166,13 @@ def test_the_operators_flags_are_explained(capsys: pytest.CaptureFixture[str]) -
     with pytest.raises(SystemExit):
         operator_settings.parse(["--help"], environ={})
     assert set(_FLAG.findall(sections()["skerry-operator"])) == set(_FLAG.findall(capsys.readouterr().out))
+
+
+def test_the_gateways_flags_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/cli.md names the gateway's flags, all of them, and no other."""
+    with pytest.raises(SystemExit):
+        gateway_settings.parse(["--help"])
+    assert set(_FLAG.findall(sections()["skerry-gateway"])) == set(_FLAG.findall(capsys.readouterr().out))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -35,6 +35,11 @@ class Client:
         self._opened: aiohttp.ClientSession | None = None
         self.is_closed = False
 
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return self._access.server
+
     async def get(self, path: str, *, query: Mapping[str, str] | None = None, seconds: float = REQUEST_SECONDS) -> Json:
         """Read *path*. Raises Refused, errors.SourceUnavailable."""
         return await self._request("GET", path, query=query, seconds=seconds)

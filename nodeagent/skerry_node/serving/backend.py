@@ -82,6 +82,10 @@ class Backend(Protocol):
         """Take the reference out of the store."""
         ...
 
+    def stats(self, sandbox: Sandbox) -> Mapping[str, Any] | None:
+        """What the kernel counted for it up to now; plain data. None when it does not run."""
+        ...
+
     def log_directory(self, sandbox: Sandbox) -> str:
         """Where the sandbox's output is; it need not exist yet."""
         ...

@@ -27,7 +27,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, carrier: images.Carrier | None = None) -> web.Application:
     """Every route over *backend*, and those over *carrier* when there is one."""
-    application = web.Application(middlewares=[_errors_as_json], client_max_size=MAX_REQUEST_BYTES)
+    application = web.Application(middlewares=[errors_as_json], client_max_size=MAX_REQUEST_BYTES)
     routes = _Routes(backend, metrics=metrics)
     one = "/v1/sandboxes/{namespace}/{name}"
     application.add_routes(
@@ -41,7 +41,7 @@ def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, c
             web.delete(one, routes.delete),
             web.get(f"{one}/inspect", routes.inspect),
             web.get(f"{one}/wait", routes.wait),
-            web.get(f"{one}/logs", routes.logs),
+            *make_stream_routes(backend),
             web.get("/v1/images", routes.list_images),
             web.post("/v1/images", routes.import_image),
             web.delete("/v1/images", routes.remove_image),
@@ -61,8 +61,16 @@ _STANDALONE_ANSWERS: Mapping[type[standalone_errors.StandaloneError], tuple[int,
 }
 
 
+def make_stream_routes(backend: Backend) -> list[web.RouteDef]:
+    """The routes that the gateway's door serves too: what a person has in hand of one running sandbox."""
+    routes = _Routes(backend, metrics=None)
+    one = "/v1/sandboxes/{namespace}/{name}"
+    return [web.get(f"{one}/logs", routes.logs), web.get(f"{one}/stats", routes.stats)]
+
+
 @web.middleware
-async def _errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
+async def errors_as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    """Every refusal as {reason, message, field}."""
     try:
         return await handler(request)
     except Refused as error:
@@ -165,6 +173,14 @@ class _Routes:
             directory=self._backend.log_directory(sandbox),
             has_ended=lambda: self._has_ended(sandbox),
         )
+
+    async def stats(self, request: web.Request) -> web.Response:
+        sandbox = self._find(request)
+        metadata = sandbox.metadata
+        usage = self._backend.stats(sandbox)
+        if usage is None:
+            raise Refused(f"sandbox {metadata.name} does not run", status=409, reason="NotRunning")
+        return web.json_response({"name": metadata.name, "namespace": metadata.namespace, "uid": metadata.uid, **usage})
 
     async def list_images(self, _: web.Request) -> web.Response:
         return web.json_response({"items": [_image(image) for image in self._backend.images()]})
