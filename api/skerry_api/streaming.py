@@ -15,7 +15,10 @@ from dataclasses import asdict, dataclass
 
 GROUP, VERSION = "stream.skerry.dev", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
-VERBS = {"exec": "create", "attach": "create", "cp": "create", "portforward": "create", "logs": "get", "stats": "get"}
+VERBS = {
+    "exec": "create", "attach": "create", "cp": "create", "portforward": "create", "signal": "create",
+    "execs": "get", "logs": "get", "stats": "get",
+}  # fmt: skip
 """Which right each subresource asks for, whatever the HTTP method."""
 
 TICKET_HEADER = "X-Skerry-Ticket"

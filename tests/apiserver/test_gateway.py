@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import json
 import os
@@ -12,6 +13,7 @@ import time
 
 import aiohttp
 import pytest
+from yarl import URL
 
 from skerry_api import streaming
 from skerry_operator.gateway import certificates
@@ -50,10 +52,13 @@ class World:
         self.plane.kubectl("wait", f"sandbox/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=30s")
         return self.plane.get("sandbox", name)
 
-    def session(self, token=None, context=None):
+    @contextlib.asynccontextmanager
+    async def session(self, token=None, context=None):
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         trusted = context or ssl.create_default_context(cafile=self.plane.ca_path)
-        return aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(ssl=trusted))
+        async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(ssl=trusted)) as session:
+            yield session
+        await asyncio.sleep(0.05)  # TLS says goodbye after close has returned; a loop that ends before leaves sockets open
 
     def agent_url(self, subresource="logs"):
         status = self.node["status"]
@@ -299,3 +304,55 @@ async def test_following_ends_with_the_sandbox_and_the_reader_gets_every_line(wo
         _, text = await _get(session, f"{world.plane.url}{_BASE.replace('worker', 'counter')}/proxy/logs?follow=1")
     assert text.split() == [*(f"line-{number}" for number in range(3000)), "last"]
     world.plane.kubectl("delete", "sandbox", "counter", "--timeout=30s")
+
+
+async def _exec(world, *command: str):
+    """What the channels of an exec carried, through the API server as admin."""
+    found = {1: b"", 2: b"", 3: b""}
+    url = URL(f"{world.plane.url}{_BASE}/exec").with_query([("command", word) for word in command])
+    async with world.session(world.plane.token) as session, session.ws_connect(url, protocols=["v5.channel.k8s.io"]) as socket:
+        async for message in socket:
+            found[message.data[0]] += message.data[1:]
+    return found[1], found[2], json.loads(found[3])
+
+
+async def test_exec_gives_output_apart_and_the_exit_code(world):
+    """Standard output, standard error and 37, as kubectl exec would read them; words are passed on as they are."""
+    out, error, status = await _exec(world, "sh", "-c", 'echo "$1"; echo no >&2; exit 37', "sh", "a;b &c=\u00e9 +%20")
+    assert (out, error) == ("a;b &c=\u00e9 +%20\n".encode(), b"no\n")
+    assert status["details"]["causes"] == [{"reason": "ExitCode", "message": "37"}]
+
+
+async def test_stdin_is_half_closed_and_large_output_is_whole(world):
+    """8 MiB go in and come out again after the close of standard input; then the end."""
+    data = os.urandom(1 << 16) * 128
+    url = f"{world.plane.url}{_BASE}/exec?command=cat&stdin=1"
+    received = bytearray()
+    async with world.session(world.plane.token) as session, session.ws_connect(url, protocols=["v5.channel.k8s.io"]) as socket:
+
+        async def send():
+            for start in range(0, len(data), 1 << 16):
+                await socket.send_bytes(b"\0" + data[start : start + (1 << 16)])
+            await socket.send_bytes(b"\xff\0")
+
+        sending = asyncio.create_task(send())
+        async for message in socket:
+            if message.data[0] == 1:
+                received += message.data[1:]
+        await sending
+    assert bytes(received) == data
+
+
+async def test_nothing_was_executed_for_whom_was_refused(world):
+    """The file that every refused exec would have made is not there; an allowed one makes it, so that the test can fail."""
+    for caller, how in [each.values for each in _AT_THE_API_SERVER]:
+        await _through_api_server(world, world.tokens.get(caller), **how)
+    assert await _through_api_server(world, world.tokens["reader"], upgrade=True) == 403
+    _, _, status = await _exec(world, "test", "-e", "/canary")
+    assert status["status"] == "Failure"
+    async with world.session(world.tokens["runner"]) as session:
+        url = f"{world.plane.url}{_BASE}/exec?command=touch&command=/canary"
+        async with session.ws_connect(url, protocols=["v5.channel.k8s.io"]) as socket:
+            await socket.receive()
+    assert (await _exec(world, "test", "-e", "/canary"))[2]["status"] == "Success"
+    await _exec(world, "rm", "/canary")

@@ -46,7 +46,6 @@ def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, c
             web.post("/v1/images", routes.import_image),
             web.delete("/v1/images", routes.remove_image),
             web.get("/metrics", routes.metrics),
-            *stream_routes.StreamRoutes(backend, routes.find).routes(one),
         ]
     )
     if carrier is not None:
@@ -65,7 +64,8 @@ def make_stream_routes(backend: Backend) -> list[web.RouteDef]:
     """The routes that the gateway's door serves too: what a person has in hand of one running sandbox."""
     routes = _Routes(backend, metrics=None)
     one = "/v1/sandboxes/{namespace}/{name}"
-    return [web.get(f"{one}/logs", routes.logs), web.get(f"{one}/stats", routes.stats)]
+    hands = stream_routes.StreamRoutes(backend, routes.find).routes(one)
+    return [web.get(f"{one}/logs", routes.logs), web.get(f"{one}/stats", routes.stats), *hands]
 
 
 @web.middleware
@@ -175,7 +175,7 @@ class _Routes:
         )
 
     async def stats(self, request: web.Request) -> web.Response:
-        sandbox = self._find(request)
+        sandbox = self.find(request)
         metadata = sandbox.metadata
         usage = self._backend.stats(sandbox)
         if usage is None:
