@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skerry_node.image import erofs, layer, tar, tree, unpacking
+from skerry_node.image import base, conversion, erofs, sealing, store, tar, tree, unpacking, workers
 from skerry_node.image.errors import DamagedContent, ImageError, InvalidLayer
 from tests.harness.images import member, pax_record
 
@@ -31,28 +31,29 @@ H = b"1"  # a hard link
 WHITEOUT, OPAQUE = "whiteout", "opaque"
 
 
-def convert(directory, blob, *, media_type=TAR, diff_id=None, size=None, digest=None):
-    promise = layer.Promise(
+def convert(kept, blob, *, media_type=TAR, diff_id=None, size=None, digest=None):
+    """The path of the sealed layer that the confined converter makes of *blob*; sound, whatever *blob* is."""
+    promise = conversion.Promise(
         digest=digest or f"sha256:{hashlib.sha256(blob).hexdigest()}",
         size_bytes=len(blob) if size is None else size,
         diff_id=diff_id or f"sha256:{hashlib.sha256(blob).hexdigest()}",
         media_type=media_type,
     )
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        layer.convert(io.BytesIO(blob), promise, directory_fd=fd, name="out.erofs")
-    finally:
-        os.close(fd)
-    path = os.path.join(directory, "out.erofs")
+    sealed = conversion.convert(kept, promise, io.BytesIO(blob))
+    path = os.path.join(kept.layers_dir, sealed.path)
     if FSCK:
         done = subprocess.run([FSCK, "-d0", path], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
     return path
 
 
+def layer_files(kept):
+    return [name for name in os.listdir(kept.layers_dir) if name != base.NAME]
+
+
 def read_names(blob):
     """Names of the index, each with what it is: the table's second column."""
-    index, reader = tree.Index(), tar.Reader(io.BytesIO(blob))
+    index, reader = tree.Index(), tar.Reader(pieces_of(blob))
     for entry in reader:
         node = index.add(entry)
         if node is not None:
@@ -247,50 +248,61 @@ REFUSED = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def nursery():
+    """One warm process for all."""
+    warm = workers.Nursery()
+    yield warm
+    warm.close()
+
+
 @pytest.fixture
-def directory(tmp_path):
-    """A layers directory, and a canary beside it."""
+def kept(tmp_path, nursery):
+    """A store, and a canary beside it."""
     (tmp_path / "canary").mkdir()
     (tmp_path / "canary" / "x").write_text("untouched")
-    (tmp_path / "layers").mkdir()
-    yield str(tmp_path / "layers")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["canary", "layers"]
+    opened = store.Store(str(tmp_path / "store"))
+    own, opened.nursery = opened.nursery, nursery
+    yield opened
+    opened.nursery = own
+    opened.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["canary", "store"]
     assert [(p.name, p.read_text()) for p in (tmp_path / "canary").iterdir()] == [("x", "untouched")]
 
 
 @pytest.mark.parametrize(("content", "expected"), ACCEPTED)
-def test_names_stay_inside_the_layer(directory, content, expected):
+def test_names_stay_inside_the_layer(kept, content, expected):
     """Whatever the names say, they are names of this layer; the image is sound."""
     assert read_names(content + END) == expected
-    convert(directory, content + END)
-    assert os.listdir(directory) == ["out.erofs"]
+    convert(kept, content + END)
+    assert len(layer_files(kept)) == 1
 
 
 @pytest.mark.parametrize(("content", "sentence"), REFUSED)
-def test_nonsense_is_refused_with_a_sentence(directory, content, sentence):
+def test_nonsense_is_refused_with_a_sentence(kept, content, sentence):
     """What has no meaning is an error that says why, with nothing left behind."""
     with pytest.raises(InvalidLayer, match=sentence):
-        convert(directory, content + END)
-    assert os.listdir(directory) == []
+        convert(kept, content + END)
+    assert layer_files(kept) == []
 
 
 @pytest.mark.parametrize("field", [b"-000010", b"000_010", b"0o00010", b"+000010", b"0000009", b"00 0010"])
 @pytest.mark.parametrize("offset", [108, 124, 136, 329])
-def test_numbers_are_octal_digits_and_nothing_else(directory, field, offset):
+def test_numbers_are_octal_digits_and_nothing_else(kept, field, offset):
     """What int() would take beyond digits, a sign above all, is refused wherever a header has a number."""
     header = bytearray(member(b"a", kind=b"0" if offset == 124 else b"3"))
     header[offset : offset + 7] = field
     header[148:156] = b" " * 8
     header[148:156] = b"%06o\0 " % sum(header)
     with pytest.raises(InvalidLayer, match="number that is none"):
-        convert(directory, bytes(header) + END)
+        convert(kept, bytes(header) + END)
 
 
 @pytest.mark.parametrize("length", [300, 512 + 700])
-def test_a_cut_layer_is_refused(directory, length):
+def test_a_cut_layer_is_refused(kept, length):
     """A tar that ends within a header or a file is not taken for a shorter one."""
     with pytest.raises(InvalidLayer, match="ends inside"):
-        convert(directory, (member(b"a", bytes(2000)))[:length])
+        convert(kept, (member(b"a", bytes(2000)))[:length])
 
 
 def zeros(size):
@@ -305,24 +317,24 @@ def zeros(size):
         pytest.param(zeros(256 << 20), ZSTD, id="zstd, once a tar's end"),
     ],
 )
-def test_a_bomb_ends_early(directory, blob, media_type):
+def test_a_bomb_ends_early(kept, blob, media_type):
     """1000:1 is refused at the ratio's bound; nothing is left."""
     with pytest.raises(InvalidLayer, match="grows beyond"):
-        convert(directory, blob, media_type=media_type)
-    assert os.listdir(directory) == []
+        convert(kept, blob, media_type=media_type)
+    assert layer_files(kept) == []
 
 
-def test_entries_are_counted(directory, monkeypatch):
+def test_entries_are_counted(monkeypatch):
     """A layer of endless empty files ends at the bound."""
     monkeypatch.setattr(tar, "MAX_ENTRIES", 100)
     with pytest.raises(InvalidLayer, match="more than 100 entries"):
-        convert(directory, b"".join(member(b"f%d" % n) for n in range(101)) + END)
+        read_names(b"".join(member(b"f%d" % n) for n in range(101)) + END)
 
 
-def test_a_stream_that_never_ends_is_cut_at_its_promised_size(directory):
+def test_a_stream_that_never_ends_is_cut_at_its_promised_size(kept):
     """No byte beyond the descriptor's size is read on."""
     with pytest.raises(DamagedContent, match="longer than"):
-        convert(directory, member(b"a", b"x") + bytes(1 << 20), size=2048)
+        convert(kept, member(b"a", b"x") + bytes(1 << 20), size=2048)
 
 
 @pytest.mark.parametrize(
@@ -333,11 +345,11 @@ def test_a_stream_that_never_ends_is_cut_at_its_promised_size(directory):
         pytest.param({"size": 9999}, "does not match", id="size"),
     ],
 )
-def test_promises_are_proved(directory, change, sentence):
+def test_promises_are_proved(kept, change, sentence):
     """Digest, size and diff id hold, or the layer is damaged and named."""
     with pytest.raises(DamagedContent, match=f"sha256:.*{sentence}"):
-        convert(directory, member(b"a", b"x") + END, **change)
-    assert os.listdir(directory) == []
+        convert(kept, member(b"a", b"x") + END, **change)
+    assert layer_files(kept) == []
 
 
 PATHS = st.lists(st.sampled_from([b"a", b"b", b"c", b"..", b".", b".wh.a", b".wh..wh..opq", b""]), min_size=1, max_size=4).map(b"/".join)
@@ -361,13 +373,14 @@ def test_random_sequences_are_refused_or_sound(tmp_path_factory, entries):
     for _ in range(2):
         index, fd = tree.Index(), os.memfd_create("image")
         try:
-            writer, reader = erofs.Writer(fd), tar.Reader(unpacking_of(b"".join(entries) + END))
+            writer, reader = erofs.Writer(sealing.FileSink(fd)), tar.Reader(pieces_of(b"".join(entries) + END))
             for entry in reader:
                 node = index.add(entry)
                 if node is not None:
                     node.block = writer.append(reader.read_content())
-            length = writer.finish(index.root)
-            images.append(os.pread(fd, length, 0))
+            sealed = writer.finish(index.root)
+            assert sealing.seal(fd) == sealed
+            images.append(os.pread(fd, sealed.size_bytes, 0))
             if FSCK and len(images) == 2 and len(entries) > 6:
                 done = subprocess.run([FSCK, "-d0", f"/proc/self/fd/{fd}"], capture_output=True, pass_fds=[fd], check=False)
                 assert done.returncode == 0, done.stdout + done.stderr
@@ -378,5 +391,5 @@ def test_random_sequences_are_refused_or_sound(tmp_path_factory, entries):
     assert images[0] == images[1]
 
 
-def unpacking_of(blob):
-    return unpacking.Unpacked(io.BytesIO(blob), media_type=TAR, size_bytes=len(blob))
+def pieces_of(blob):
+    return unpacking.Pieces(io.BytesIO(blob).read1)

@@ -6,7 +6,6 @@ directory gives its content; links in the target's path are followed inside the 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import stat
 from collections.abc import Iterator
@@ -102,7 +101,7 @@ class Copying:
             entry = self._entry(path, item)
             identity = item.node.identity if item.node is not None else None
             if identity is not None and first_names.setdefault(identity, entry.path) != entry.path:
-                writer.add(dataclasses.replace(entry, is_hardlink=True, target=first_names[identity], size=0, xattrs=()))
+                writer.add(entry._replace(is_hardlink=True, target=first_names[identity], size=0, xattrs=()))
                 continue
             has_content = item.node is not None and stat.S_ISREG(item.mode) and entry.size
             writer.add(entry, tarwriting.Content(_exactly(item.node, entry.size)) if has_content and item.node is not None else None)

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 from isal import isal_zlib
 
 from skerry_node.image import config as image_config
-from skerry_node.image import layer, tarwriting
+from skerry_node.image import conversion, tarwriting
 from skerry_node.image.blobs import digest_of
-from skerry_node.image.record import Blob, Image, Layer, layer_name
+from skerry_node.image.record import Blob, Image, Layer
 from skerry_node.image.store import Store
 
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
@@ -79,12 +79,12 @@ def make_layer(store: Store, write: Callable[[tarwriting.Output], int], *, direc
         found = store.find_layer(packer.diff_id)
         if found is not None and store.blobs.size(found.blob.digest) is not None:
             return found
-        promise = layer.Promise(digest=blob.digest, size_bytes=blob.size_bytes, diff_id=packer.diff_id, media_type=blob.media_type)
+        promise = conversion.Promise(digest=blob.digest, size_bytes=blob.size_bytes, diff_id=packer.diff_id, media_type=blob.media_type)
         file.seek(0)
-        sealed = layer.convert(file, promise, directory_fd=store.layers_fd, name=layer_name(packer.diff_id))
+        made = conversion.convert(store, promise, file)
         if store.keeps_blobs(is_local=True):
             _keep_blob(store, blob, file)
-        return Layer(diff_id=packer.diff_id, size_bytes=sealed.size_bytes, path=layer_name(packer.diff_id), seal=sealed.seal, blob=blob)
+        return made
 
 
 def _keep_blob(store: Store, blob: Blob, file: BinaryIO) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 
-from skerry_node.image import erofs, tree
+from skerry_node.image import erofs, sealing, tree
 
 NAME = "base-1.erofs"
 """The number counts the versions of this layer."""
@@ -31,7 +31,7 @@ def _make(directory_fd: int) -> None:
     temporary = f".{NAME}"
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o400, dir_fd=directory_fd)
     try:
-        erofs.Writer(fd).finish(root)
+        erofs.Writer(sealing.FileSink(fd)).finish(root)
         os.fsync(fd)
     finally:
         os.close(fd)

@@ -1,25 +1,25 @@
 """A writer of uncompressed EROFS images: content as it comes, then directories and inodes, the superblock last.
 
 Layout: fs/erofs/erofs_fs.h. Blocks of 4,096 bytes; extended inodes of 64 bytes; directories as blocks of sorted entries; short
-symlinks inline behind their inode; xattrs inline. The output is a function of the tree and its content alone.
+symlinks inline behind their inode; xattrs inline, or shared by number. The output is a function of the tree and its content alone.
 """
 
 from __future__ import annotations
 
-import os
 import stat
 import struct
 from collections.abc import Iterable, Iterator
 
+from skerry_node.image import attributes, sealing
 from skerry_node.image.errors import InvalidLayer
 from skerry_node.image.tree import Node
 
-BLOCK = 4096
+BLOCK = sealing.BLOCK
+_ZEROS = bytes(BLOCK)
 _MAGIC, _SUPERBLOCK_OFFSET, _SLOT, _INODE_BYTES = 0xE0F5E1E2, 1024, 32, 64
 _SUPERBLOCK = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQB23s")
 _INODE = struct.Struct("<HHHHQIIIIQII16s")
 _DIRENT = struct.Struct("<QHBB")
-_XATTR_HEADER, _XATTR_ENTRY = struct.Struct("<IB7x"), struct.Struct("<BBH")
 _PLAIN, _INLINE = 0, 2
 _COMPAT_MTIME = 2
 _FILE_TYPES = {
@@ -33,79 +33,92 @@ _FILE_TYPES = {
 }
 _MAX_INLINE_BYTES = BLOCK // 2
 """A longer symlink target gets a block of its own: behind an inode with xattrs it might fit into no block."""
-_XATTR_PREFIXES = ((b"user.", 1), (b"trusted.", 4))
+_WRITE_BYTES = 1 << 20
 _MAX_BLOCKS, _MASK = (1 << 32) - 1, (1 << 64) - 1
 
 
 class Writer:
-    """Writes one image into an empty file at *fd*. Content first, then `finish`."""
+    """Writes one image into *sink*. Content first, then `finish`."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, sink: sealing.Sink) -> None:
+        self._sink = sink
         self._next_block = 1  # block 0 holds the superblock
+        self._parts: list[bytes] = []
+        self._part_bytes = 0
 
     def append(self, pieces: Iterable[bytes | int]) -> int:
         """Append one file's content, a number being a hole of so many bytes; returns its first block."""
-        first, offset = self._next_block, self._next_block * BLOCK
+        first, length = self._next_block, 0
         for piece in pieces:
             if isinstance(piece, int):
-                offset += piece
+                self._flush()
+                self._sink.skip(piece)
+                length += piece
                 continue
-            _write(self._fd, piece, offset)
-            offset += len(piece)
-        self._next_block = -(-offset // BLOCK)
+            self._put(piece)
+            length += len(piece)
+        if length % BLOCK:
+            self._put(_ZEROS[length % BLOCK :])
+        self._next_block += -(-length // BLOCK)
         if self._next_block > _MAX_BLOCKS:
             raise InvalidLayer("the layer is larger than 16 TiB")
         return first
 
-    def finish(self, root: Node) -> int:
-        """Write directories, inodes and superblock; returns the image's size in bytes, always whole blocks."""
+    def finish(self, root: Node) -> sealing.Sealed:
+        """Write shared attributes, directories, inodes and superblock."""
         nodes = list(_walk(root))
-        meta_bytes = _place(nodes)
+        shared = attributes.share(node.xattrs for node in nodes)
+        shared_block = self.append([shared.table]) if shared.table else 0
+        bodies = {id(node): shared.render(node.xattrs) for node in nodes if node.xattrs}
+        meta_bytes = _place(nodes, bodies)
         for node in nodes:
             if len(node.target) > _MAX_INLINE_BYTES:
                 node.block = self.append([node.target])
         self._write_directories(root, nodes)
         meta_block = self._next_block
-        self._write_inodes(nodes, meta_block * BLOCK)
-        blocks = meta_block + -(-(meta_bytes + _XATTR_HEADER.size) // BLOCK)  # fsck.erofs 1.5 reads so far past the last inode
-        os.ftruncate(self._fd, blocks * BLOCK)
+        self._write_inodes(nodes, bodies, meta_bytes + attributes.HEADER_BYTES)  # fsck.erofs 1.5 reads so far past the last inode
         superblock = _SUPERBLOCK.pack(
-            _MAGIC, 0, _COMPAT_MTIME, 12, 0, root.slot, len(nodes), 0, 0, blocks, meta_block, 0,
+            _MAGIC, 0, _COMPAT_MTIME, 12, 0, root.slot, len(nodes), 0, 0, self._next_block, meta_block, shared_block,
             bytes(16), bytes(16), 0, 0, 0, 0, 0, 0, 0, 0, 0, bytes(23),
         )  # fmt: skip
-        _write(self._fd, superblock, _SUPERBLOCK_OFFSET)
-        return blocks * BLOCK
+        self._flush()
+        return self._sink.finish((bytes(_SUPERBLOCK_OFFSET) + superblock).ljust(BLOCK, b"\0"))
 
-    def _write_inodes(self, nodes: list[Node], offset: int) -> None:
-        buffer, start = bytearray(), 0
-        for node in nodes:
-            buffer += bytes(node.slot * _SLOT - start - len(buffer))
-            buffer += _render_inode(node)
-            if len(buffer) > 1 << 20:
-                _write(self._fd, buffer, offset + start)
-                start += len(buffer)
-                buffer = bytearray()
-        _write(self._fd, buffer, offset + start)
+    def _put(self, piece: bytes) -> None:
+        self._parts.append(piece)
+        self._part_bytes += len(piece)
+        if self._part_bytes >= _WRITE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._parts:
+            self._sink.write(b"".join(self._parts))
+            self._parts, self._part_bytes = [], 0
+
+    def _write_inodes(self, nodes: list[Node], bodies: dict[int, bytes], length: int) -> None:
+        def render() -> Iterator[bytes]:
+            position = 0
+            for node in nodes:
+                inode = _render_inode(node, bodies.get(id(node), b"") if node.xattrs else b"")
+                gap = node.slot * _SLOT - position
+                if gap:
+                    yield _ZEROS[:gap]
+                yield inode
+                position += gap + len(inode)
+            yield _ZEROS[: length - position]
+
+        self.append(render())
 
     def _write_directories(self, root: Node, nodes: list[Node]) -> None:
-        parents = {id(root): root}
-        for node in nodes:
-            for child in node.children.values():
-                if child.is_directory:
-                    parents[id(child)] = node
+        root.parent = root
         for node in nodes:
             if node.is_directory:
-                content = _render_directory([(b".", node), (b"..", parents[id(node)]), *node.children.items()])
+                for child in node.children.values():
+                    if child.is_directory:
+                        child.parent = node
+                content = _render_directory([(b".", node), (b"..", node.parent or root), *node.children.items()])
                 node.size = len(content)
                 node.block = self.append([content])
-
-
-def _write(fd: int, content: bytes | bytearray, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(fd, view, offset)
-        view, offset = view[written:], offset + written
 
 
 def _walk(root: Node) -> Iterator[Node]:
@@ -123,11 +136,16 @@ def _walk(root: Node) -> Iterator[Node]:
                 queue.append(child)
 
 
-def _place(nodes: list[Node]) -> int:
+def _place(nodes: list[Node], bodies: dict[int, bytes]) -> int:
     """Give each inode its slot in the metadata area; returns the area's size. An inline tail may not cross a block."""
     position = 0
     for node in nodes:
-        head, tail = _INODE_BYTES + _xattr_bytes(node), len(_inline(node))
+        head = _INODE_BYTES
+        if node.xattrs:
+            head += len(bodies[id(node)])
+        tail = len(node.target)
+        if tail > _MAX_INLINE_BYTES:
+            tail = 0
         if tail and (position + head) % BLOCK + tail > BLOCK:
             position = -(-(position + head) // BLOCK) * BLOCK - head
             position = -(-position // _SLOT) * _SLOT
@@ -136,45 +154,21 @@ def _place(nodes: list[Node]) -> int:
     return position
 
 
-def _inline(node: Node) -> bytes:
-    return node.target if len(node.target) <= _MAX_INLINE_BYTES else b""
-
-
-def _render_inode(node: Node) -> bytes:
-    tail, xattrs = _inline(node), _render_xattrs(node)
+def _render_inode(node: Node, xattrs: bytes) -> bytes:
+    mode, target = node.mode, node.target
+    tail = target if len(target) <= _MAX_INLINE_BYTES else b""
     where = 0xFFFFFFFF if tail else node.block
-    if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
+    if node.device != (0, 0):
         where = _encode_device(*node.device)
     links = node.links
     if node.is_directory:
         links = 2 + sum(child.is_directory for child in node.children.values())
     seconds, nanoseconds = divmod(node.mtime_ns, 1_000_000_000)
     inode = _INODE.pack(
-        1 | (_INLINE if tail else _PLAIN) << 1, (len(xattrs) - _XATTR_HEADER.size) // 4 + 1 if xattrs else 0, node.mode, 0,
-        len(node.target) or node.size, where, node.number, node.uid, node.gid, seconds & _MASK, nanoseconds, links, bytes(16),
+        1 | (_INLINE if tail else _PLAIN) << 1, (len(xattrs) - attributes.HEADER_BYTES) // 4 + 1 if xattrs else 0, mode, 0,
+        len(target) or node.size, where, node.number, node.uid, node.gid, seconds & _MASK, nanoseconds, links, bytes(16),
     )  # fmt: skip
     return inode + xattrs + tail
-
-
-def _xattr_bytes(node: Node) -> int:
-    if not node.xattrs:
-        return 0
-    return _XATTR_HEADER.size + sum(len(_render_xattr(name, value)) for name, value in node.xattrs)
-
-
-def _render_xattrs(node: Node) -> bytes:
-    if not node.xattrs:
-        return b""
-    return _XATTR_HEADER.pack(0, 0) + b"".join(_render_xattr(name, value) for name, value in sorted(node.xattrs))
-
-
-def _render_xattr(name: bytes, value: bytes) -> bytes:
-    for prefix, index in _XATTR_PREFIXES:
-        if name.startswith(prefix):
-            short = name[len(prefix) :]
-            body = _XATTR_ENTRY.pack(len(short), index, len(value)) + short + value
-            return body + bytes(-len(body) % 4)
-    raise InvalidLayer(f"an extended attribute {name!r}")
 
 
 def _render_directory(entries: list[tuple[bytes, Node]]) -> bytes:

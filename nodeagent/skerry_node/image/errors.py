@@ -7,6 +7,7 @@ ImageError
 ├── DamagedContent       bytes are not what their digest or size says
 ├── InvalidLayer         a layer is no tar of a filesystem, or goes beyond a bound
 ├── InvalidTree          a tree on this machine cannot become a layer
+├── ConversionFailed     a converter ended without a result: not the layer's fault, and worth a second try
 ├── InvalidImageConfig   a field of the config means nothing
 └── InvalidLayout        the source is no OCI layout
 """
@@ -50,6 +51,12 @@ class InvalidLayer(ImageError):
 
 class InvalidTree(ImageError):
     """What a sandbox wrote cannot become a layer; the message names the path."""
+
+
+class ConversionFailed(ImageError):
+    """A converter died, or could not be started."""
+
+    reason = "ConversionFailed"
 
 
 class InvalidImageConfig(ImageError):

@@ -5,6 +5,8 @@ Source: pax(1) of POSIX.1-2024; tar(5) of FreeBSD.
 
 from __future__ import annotations
 
+import functools
+
 from skerry_node.image.errors import InvalidLayer
 
 MAX_XATTRS_BYTES = 48 << 10
@@ -18,6 +20,7 @@ def parse_text(part: bytes) -> bytes:
     return part.split(b"\0", 1)[0]
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_number(part: bytes) -> int:
     """Octal, or base 256 when the first bit is set (GNU)."""
     if part[0] & 0x80:
@@ -28,6 +31,7 @@ def parse_number(part: bytes) -> int:
     return parse_octal(part)
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_octal(part: bytes) -> int:
     """Octal digits between spaces and NULs; nothing is 0. No sign, and nothing else that int() would take."""
     digits = part.strip(b" \0")
@@ -53,9 +57,9 @@ def checked_owner(value: int) -> int:
     return value
 
 
-def parse_device(header: bytes) -> tuple[int, int]:
+def parse_device(major_field: bytes, minor_field: bytes) -> tuple[int, int]:
     """Major and minor, of 12 and 20 bits (linux/kdev_t.h)."""
-    major, minor = parse_number(header[329:337]), parse_number(header[337:345])
+    major, minor = parse_number(major_field), parse_number(minor_field)
     if major >= 1 << 12 or minor >= 1 << 20:
         raise InvalidLayer(f"a device {major}:{minor}")
     return major, minor

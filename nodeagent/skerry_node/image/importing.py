@@ -11,11 +11,11 @@ import platform
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from skerry_node.image import descriptors, dockerarchive, layer, layouts
+from skerry_node.image import conversion, descriptors, dockerarchive, layouts
 from skerry_node.image import reference as references
 from skerry_node.image.config import ImageConfig, parse_config
 from skerry_node.image.errors import InvalidLayout, InvalidReference
-from skerry_node.image.record import Blob, Image, Layer, layer_name
+from skerry_node.image.record import Blob, Image, Layer
 from skerry_node.image.store import Store
 
 _MAX_LAYERS, _MAX_DEPTH, _MAX_IMAGES = 500, 4, 100
@@ -142,10 +142,9 @@ def _bring(store: Store, files: layouts.Files, blob: Blob, diff_id: str) -> Laye
             writer.commit()
     if found is not None:
         return dataclasses.replace(found, blob=blob)
-    promise = layer.Promise(digest=blob.digest, size_bytes=blob.size_bytes, diff_id=diff_id, media_type=blob.media_type)
+    promise = conversion.Promise(digest=blob.digest, size_bytes=blob.size_bytes, diff_id=diff_id, media_type=blob.media_type)
     with files.open_file(name) as source:
-        sealed = layer.convert(source, promise, directory_fd=store.layers_fd, name=layer_name(diff_id))
-    return Layer(diff_id=diff_id, size_bytes=sealed.size_bytes, path=layer_name(diff_id), seal=sealed.seal, blob=blob)
+        return conversion.convert(store, promise, source)
 
 
 def _annotation(index: Mapping[str, Any], descriptor: Mapping[str, Any]) -> str | None:

@@ -11,10 +11,9 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 
-from skerry_node.image import access, feeding, layer, resolving
+from skerry_node.image import access, conversion, resolving
 from skerry_node.image.config import ImageConfig
 from skerry_node.image.errors import DamagedContent
 from skerry_node.image.flights import Flights
@@ -27,7 +26,7 @@ from skerry_node.image.registry.errors import AccessDenied, NotInRegistry, Regis
 from skerry_node.image.registry.manifests import Descriptor, Manifest
 from skerry_node.image.registry.repository import Repository
 from skerry_node.image.registry.transfer import Transfer
-from skerry_node.image.store import Blob, Image, Layer, Store, layer_name
+from skerry_node.image.store import Blob, Image, Layer, Store
 
 CONVERSIONS = max(2, min(4, os.cpu_count() or 2))
 """Layers at a time, over all pulls: each keeps a core busy."""
@@ -43,7 +42,6 @@ class Puller:
         self._layers: Flights[Layer] = Flights()
         self._meters: dict[object, Meter] = {}
         self._slots = asyncio.Semaphore(CONVERSIONS)
-        self._executor = ThreadPoolExecutor(CONVERSIONS, thread_name_prefix="convert")
 
     async def pull(
         self, reference: Reference, *, credentials: Iterable[Credential] = (), is_named: bool = False,
@@ -72,7 +70,6 @@ class Puller:
     async def close(self) -> None:
         """Close all connections."""
         await self._registries.close()
-        self._executor.shutdown(wait=False, cancel_futures=True)
 
     async def _pull(self, reference: Reference, credentials: tuple[Credential, ...], meter: Meter, *, is_named: bool) -> Image:
         found: list[resolving.Found] = []
@@ -154,40 +151,38 @@ class Puller:
 
     async def _convert(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter) -> Layer:
         """Fetch and convert, from other hosts again when those who sent it lied."""
-        promise = layer.Promise(digest=descriptor.digest, size_bytes=descriptor.size_bytes, diff_id=diff_id, media_type=descriptor.media_type)
+        promise = conversion.Promise(digest=descriptor.digest, size_bytes=descriptor.size_bytes, diff_id=diff_id, media_type=descriptor.media_type)
         liars: frozenset[str] = frozenset()
         while True:
             transfer = Transfer(repository, descriptor, skipped=liars)
             try:
-                sealed = await self._stream(transfer, promise, meter)
+                return await self._stream(transfer, promise, meter)
             except DamagedContent as error:
                 liars |= frozenset(transfer.hosts)
                 if not any(site.endpoint.host not in liars for site in repository.sites):
                     raise RegistryLied(f"{', '.join(sorted(liars))}: {error}") from error
                 meter.restarted(descriptor.digest)
-                continue
-            return Layer(diff_id=diff_id, size_bytes=sealed.size_bytes, path=layer_name(diff_id), seal=sealed.seal, blob=_blob(descriptor))
 
-    async def _stream(self, transfer: Transfer, promise: layer.Promise, meter: Meter) -> layer.Sealed:
+    async def _stream(self, transfer: Transfer, promise: conversion.Promise, meter: Meter) -> Layer:
         with contextlib.ExitStack() as stack:
             kept = None
             if self._store.keeps_blobs(is_local=False):
                 kept = stack.enter_context(self._store.blobs.add(promise.digest, promise.size_bytes))
-            conversion = feeding.Conversion(self._store, promise, executor=self._executor)
+            converting = await conversion.start(self._store, promise)
             try:
                 async with aclosing(transfer.pieces()) as pieces:
                     async for piece in pieces:
                         meter.received(promise.digest, len(piece))
                         if kept is not None:
                             kept.write(piece)
-                        await conversion.feed(piece)
-                sealed = await conversion.finish()
+                        await converting.feed(piece)
+                layer = await converting.finish()
             except BaseException:
-                await conversion.abort()
+                await converting.abort()
                 raise
             if kept is not None:
                 await asyncio.to_thread(kept.commit)
-            return sealed
+            return layer
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -20,6 +20,7 @@ from skerry_node.image.blobs import Blobs, sync_directory
 from skerry_node.image.errors import ImageNotFound, InvalidReference
 from skerry_node.image.proofs import Proofs
 from skerry_node.image.record import Blob, Image, Layer, layer_name
+from skerry_node.image.workers import Nursery
 from skerry_node.settings import KeepBlobs
 
 __all__ = ["Blob", "Image", "Layer", "Store", "layer_name"]
@@ -36,6 +37,7 @@ class Store:
         self.layers_fd = os.open(self.layers_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.blobs = Blobs(os.path.join(root, "blobs"))
         self.proofs = Proofs(os.path.join(root, "proofs"))
+        self.nursery = Nursery()
         self._keep_blobs = keep_blobs
         self._lock = threading.Lock()
         self._images: dict[str, Image] = {}
@@ -76,7 +78,8 @@ class Store:
         return tuple(image.reference for image in self.images if image.digest == digest)
 
     def close(self) -> None:
-        """Give up the directory's descriptor; the store is of no use afterwards."""
+        """Give up the directory's descriptor and end the converters; the store is of no use afterwards."""
+        self.nursery.close()
         os.close(self.layers_fd)
 
     @contextlib.contextmanager

@@ -8,9 +8,10 @@ Source: pax(1) of POSIX.1-2024; tar(5) of FreeBSD and GNU tar's manual for the r
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from skerry_node.image import headers, sparse
 from skerry_node.image.errors import InvalidLayer
@@ -19,9 +20,16 @@ BLOCK = 512
 MAX_ENTRIES = 500_000
 """Headers of any kind in one layer. Index and writer take about 390 bytes for each: a layer stays within 256 MiB."""
 MAX_TOTAL_BYTES = 64 << 30
+MAX_HOLE_BYTES = 16 << 30
+"""Holes cost no disk, but the seal reads them."""
 MAX_PATH_BYTES = 4096
 MAX_EXTENSION_BYTES = 1 << 20
+_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
+"""name, mode, uid, gid, size, mtime, checksum, type, linkname, magic and version, device major and minor, prefix."""
+_PIECE_BYTES = 1 << 20
 _REGULAR, _HARDLINK, _SYMLINK, _CHARACTER, _BLOCK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
+_REGULARS, _LINKS, _DEVICES = frozenset({b"0", b"\0", b"7", b"S"}), frozenset({_HARDLINK, _SYMLINK}), frozenset({_CHARACTER, _BLOCK})
+_EXTENSIONS = frozenset({b"x", b"g", b"L", b"K", b"X", b"N", b"V", b"M"})
 _KINDS = {
     _CHARACTER: stat.S_IFCHR,
     _BLOCK: stat.S_IFBLK,
@@ -29,20 +37,18 @@ _KINDS = {
     _FIFO: stat.S_IFIFO,
     _SYMLINK: stat.S_IFLNK,
 }
-_TYPED_XATTRS = {stat.S_IFREG, stat.S_IFDIR}
-"""The kernel knows user.* on regular files and directories only (fs/xattr.c, xattr_permission)."""
+# Attributes are read of regular files and directories only: the kernel knows user.* on no others (fs/xattr.c, xattr_permission)
 
 
 class Stream(Protocol):
     """Bytes in order; fewer than asked only at the end."""
 
     def read(self, size: int, /) -> bytes:
-        """At most *size* bytes; empty at the end."""
+        """At most *size* bytes, fewer only at the end. A method `read_some`, which may give fewer at any time, is used for content."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One member. `mode` has the file type's bits, or 0 there for a hard link to `target`. Times are nanoseconds."""
 
     path: bytes
@@ -65,6 +71,7 @@ class _Extensions:
     pax: dict[bytes, bytes] = field(default_factory=dict)
     path: bytes | None = None
     target: bytes | None = None
+    is_used: bool = False
 
 
 class Reader:
@@ -72,22 +79,26 @@ class Reader:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
+        self._read_some: Callable[[int], bytes] = getattr(stream, "read_some", stream.read)
         self._left = 0
         self._padding = 0
         self._entries = 0
         self._total_bytes = 0
+        self._hole_bytes = 0
         self._sparse: sparse.Map | None = None
 
     def __iter__(self) -> Iterator[Entry]:
         extensions = _Extensions()
         while (header := self._next_header()) is not None:
             kind = header[156:157]
-            if kind in b"xgLKXNVM" and kind:
+            if kind in _EXTENSIONS:
                 self._read_extension(header, kind, extensions)
                 continue
-            yield self._entry(header, kind, extensions)
-            extensions = _Extensions()
-            self._skip_content()
+            yield self._entry(header, extensions)
+            if extensions.is_used:
+                extensions = _Extensions()
+            if self._left or self._padding:
+                self._skip_content()
 
     def read_content(self) -> Iterator[bytes | int]:
         """Give the current member's content in pieces; a number is a hole of so many bytes."""
@@ -105,7 +116,7 @@ class Reader:
 
     def _read(self, length: int) -> Iterator[bytes]:
         while length:
-            piece = self._stream.read(min(length, 1 << 20))
+            piece = self._read_some(min(length, _PIECE_BYTES))
             if not piece:
                 raise InvalidLayer("the tar ends inside a file")
             self._left -= len(piece)
@@ -113,45 +124,65 @@ class Reader:
             yield piece
 
     def _next_header(self) -> bytes | None:
-        header = self._read_block()
-        if header is None or not header.strip(b"\0"):
+        header = self._stream.read(BLOCK)
+        if len(header) < BLOCK:
+            if header:
+                raise InvalidLayer("the tar ends inside a header")
+            return None
+        if header[0] == 0 and header.count(0) == BLOCK:
             return None
         self._entries += 1
         if self._entries > MAX_ENTRIES:
             raise InvalidLayer(f"the layer has more than {MAX_ENTRIES} entries")
-        total = sum(header) - sum(header[148:156]) + 8 * 0x20
-        if headers.parse_number(header[148:156]) != total:
+        checksum = header[148:156]
+        if headers.parse_number(checksum) != sum(header) - sum(checksum) + 8 * 0x20:
             raise InvalidLayer("a tar header has a wrong checksum")
         return header
 
-    def _entry(self, header: bytes, kind: bytes, extensions: _Extensions) -> Entry:
+    def _entry(self, header: bytes, extensions: _Extensions) -> Entry:
+        name, mode, uid, gid, _, mtime, _, kind, link, magic, major, minor, prefix = _HEADER.unpack(header)
         pax = extensions.pax
-        path = self._path(header, extensions)
+        path = _path(name, prefix, magic, extensions)
         if kind == b"\0" and path.endswith(b"/"):
             kind = _DIRECTORY  # before POSIX, the slash said it
-        is_old_sparse = kind == b"S"
-        kind = _REGULAR if kind in {b"\0", b"7", b"S"} else kind
-        if kind not in _KINDS and kind not in {_REGULAR, _HARDLINK}:
+        if kind in _REGULARS:
+            return self._regular(header, extensions, path)
+        if kind not in _KINDS and kind != _HARDLINK:
             raise InvalidLayer(f"a tar member of unknown type {kind!r}")
-        stored = headers.pax_number(pax, b"size", headers.parse_number(header[124:136])) if kind == _REGULAR else 0
-        self._left, self._padding = stored, -stored % BLOCK
-        self._sparse = self._read_sparse_map(header, pax, is_old=is_old_sparse) if kind == _REGULAR else None
-        size = self._sparse.size_bytes if self._sparse is not None else stored
-        self._total_bytes += size
-        if self._total_bytes > MAX_TOTAL_BYTES:
-            raise InvalidLayer(f"the layer's files have more than {MAX_TOTAL_BYTES} bytes")
-        type_bits = 0 if kind == _HARDLINK else _KINDS.get(kind, stat.S_IFREG)
+        self._left, self._padding, self._sparse = 0, 0, None
+        type_bits = 0 if kind == _HARDLINK else _KINDS[kind]
         return Entry(
-            path=path,
-            mode=type_bits | (headers.parse_number(header[100:108]) & 0o7777),
-            uid=headers.checked_owner(headers.pax_number(pax, b"uid", headers.parse_number(header[108:116]))),
-            gid=headers.checked_owner(headers.pax_number(pax, b"gid", headers.parse_number(header[116:124]))),
-            mtime_ns=headers.parse_time(pax.get(b"mtime"), headers.parse_signed(header[136:148])),
-            size=size,
-            target=_target(header, extensions, kind) if kind in {_HARDLINK, _SYMLINK} else b"",
-            device=headers.parse_device(header) if kind in {_CHARACTER, _BLOCK} else (0, 0),
-            xattrs=headers.parse_xattrs(pax) if type_bits in _TYPED_XATTRS else (),
-            is_hardlink=kind == _HARDLINK,
+            path,
+            type_bits | (headers.parse_number(mode) & 0o7777),
+            headers.checked_owner(headers.pax_number(pax, b"uid", headers.parse_number(uid))),
+            headers.checked_owner(headers.pax_number(pax, b"gid", headers.parse_number(gid))),
+            headers.parse_time(pax.get(b"mtime"), headers.parse_signed(mtime)),
+            0,
+            _target(link, extensions, kind) if kind in _LINKS else b"",
+            headers.parse_device(major, minor) if kind in _DEVICES else (0, 0),
+            headers.parse_xattrs(pax) if pax and kind == _DIRECTORY else (),
+            kind == _HARDLINK,
+        )
+
+    def _regular(self, header: bytes, extensions: _Extensions, path: bytes) -> Entry:
+        _, mode, uid, gid, size, mtime, _, kind, *_ = _HEADER.unpack(header)
+        pax = extensions.pax
+        stored = headers.pax_number(pax, b"size", headers.parse_number(size))
+        self._left, self._padding = stored, -stored % BLOCK
+        self._sparse = self._read_sparse_map(header, pax, is_old=kind == b"S") if pax or kind == b"S" else None
+        total = self._sparse.size_bytes if self._sparse is not None else stored
+        self._total_bytes += total
+        self._hole_bytes += max(total - stored, 0)
+        if self._total_bytes > MAX_TOTAL_BYTES or self._hole_bytes > MAX_HOLE_BYTES:
+            raise InvalidLayer(f"the layer's files have more than {MAX_TOTAL_BYTES} bytes, or more than {MAX_HOLE_BYTES} in holes")
+        return Entry(
+            path,
+            stat.S_IFREG | (headers.parse_number(mode) & 0o7777),
+            headers.checked_owner(headers.pax_number(pax, b"uid", headers.parse_number(uid))),
+            headers.checked_owner(headers.pax_number(pax, b"gid", headers.parse_number(gid))),
+            headers.parse_time(pax.get(b"mtime"), headers.parse_signed(mtime)),
+            total,
+            xattrs=headers.parse_xattrs(pax) if pax else (),
             is_sparse=self._sparse is not None,
         )
 
@@ -178,18 +209,8 @@ class Reader:
         self._left -= BLOCK
         return self._read_whole_block()
 
-    def _path(self, header: bytes, extensions: _Extensions) -> bytes:
-        path = extensions.pax.get(b"GNU.sparse.name") or extensions.pax.get(b"path") or extensions.path
-        if not path:
-            path = headers.parse_text(header[:100])
-            prefix = headers.parse_text(header[345:500])
-            if prefix and header[257:263] == b"ustar\0":  # GNU's own format keeps times there
-                path = prefix + b"/" + path
-        if len(path) > MAX_PATH_BYTES or b"\0" in path:
-            raise InvalidLayer("a path is too long or has a NUL")
-        return path
-
     def _read_extension(self, header: bytes, kind: bytes, extensions: _Extensions) -> None:
+        extensions.is_used = True
         size = headers.parse_number(header[124:136])
         if size > MAX_EXTENSION_BYTES:
             raise InvalidLayer(f"a tar extension header of {size} bytes")
@@ -220,8 +241,21 @@ class Reader:
         return block
 
 
-def _target(header: bytes, extensions: _Extensions, kind: bytes) -> bytes:
-    target = extensions.pax.get(b"linkpath") or extensions.target or headers.parse_text(header[157:257])
+def _path(name: bytes, prefix: bytes, magic: bytes, extensions: _Extensions) -> bytes:
+    path = None
+    if extensions.is_used:
+        path = extensions.pax.get(b"GNU.sparse.name") or extensions.pax.get(b"path") or extensions.path
+    if not path:
+        path = headers.parse_text(name)
+        if prefix[0] and magic[:6] == b"ustar\0":  # GNU's own format keeps times there
+            path = headers.parse_text(prefix) + b"/" + path
+    if len(path) > MAX_PATH_BYTES or b"\0" in path:
+        raise InvalidLayer("a path is too long or has a NUL")
+    return path
+
+
+def _target(link: bytes, extensions: _Extensions, kind: bytes) -> bytes:
+    target = extensions.pax.get(b"linkpath") or extensions.target or headers.parse_text(link)
     if not target or b"\0" in target or len(target) >= MAX_PATH_BYTES:
         raise InvalidLayer("a link's target is empty, too long or has a NUL")
     return target.rstrip(b"/") or target if kind == _HARDLINK else target

@@ -15,12 +15,14 @@ from skerry_node.image.errors import InvalidLayer
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 MAX_DEPTH, MAX_LINKS, MAX_NAME_BYTES = 512, 40, 255
+_NOT_NAMES = frozenset({b"", b".", b".."})
+_DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _NO_CHILDREN: dict[bytes, Node] = {}
 
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """One inode. Directories have children. `block`, `slot`, `number` and `links` are the writer's.
+    """One inode. Directories have children. `block`, `slot`, `number`, `links` and `parent` are the writer's.
 
     `block` is where its content starts in the image, in blocks.
     """
@@ -38,11 +40,12 @@ class Node:
     slot: int = 0
     number: int = 0
     links: int = 0
+    parent: Node | None = None
 
     @property
     def is_directory(self) -> bool:
         """Whether it can have children."""
-        return stat.S_ISDIR(self.mode)
+        return self.mode & 0o170000 == stat.S_IFDIR
 
     @property
     def is_whiteout(self) -> bool:
@@ -55,39 +58,46 @@ class Index:
 
     def __init__(self) -> None:
         self.root = _implied_directory(above=None)
+        self._last: tuple[bytes, Node] = (b"", self.root)
+        """The directory of the last member: the next is mostly in the same. Only while no name that led there has changed since."""
 
     def add(self, entry: tar.Entry) -> Node | None:
         """Put *entry* into the tree; give the node to fill when it is a regular file with content. Raises InvalidLayer."""
-        parts = _split(entry.path)
-        if not parts:
-            self._set_directory(self.root, entry)
-            return None
-        parent = self._directory(parts[:-1])
-        name = parts[-1]
+        head, _, name = entry.path.rpartition(b"/")
+        if head != self._last[0] or not head or name in _NOT_NAMES or len(name) > MAX_NAME_BYTES:
+            parts = _split(entry.path)
+            if not parts:
+                self._set_directory(self.root, entry)
+                return None
+            parent, name = self._directory(parts[:-1]), parts[-1]
+            self._last = (head if entry.path.endswith(name) else b"", parent)
+        else:
+            parent = self._last[1]
         if name.startswith(WHITEOUT):
+            self._last = (b"", self.root)
             self._hide(parent, name, entry)
             return None
         if entry.is_hardlink:
+            self._last = (b"", self.root)
             self._link(parent, name, entry)
             return None
         return self._put(parent, name, entry)
 
     def _put(self, parent: Node, name: bytes, entry: tar.Entry) -> Node | None:
         old = parent.children.get(name)
-        if stat.S_ISDIR(entry.mode):
+        if old is not None:
+            self._last = (b"", self.root)
+        kind = entry.mode & 0o170000
+        if kind == stat.S_IFDIR:
             if old is None or not old.is_directory:
                 parent.children[name] = old = _implied_directory(above=old)
             self._set_directory(old, entry)
             return None
-        is_device = stat.S_ISCHR(entry.mode) or stat.S_ISBLK(entry.mode)
-        if is_device and entry.device == (0, 0):
+        if kind in _DEVICES and entry.device == (0, 0):
             return None  # it would be a whiteout, which only a name can make
-        node = Node(
-            mode=entry.mode, uid=entry.uid, gid=entry.gid, mtime_ns=entry.mtime_ns, size=entry.size,
-            target=entry.target, device=entry.device, xattrs=entry.xattrs,
-        )  # fmt: skip
+        node = Node(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.size, 0, entry.target, entry.device, entry.xattrs)
         parent.children[name] = node
-        return node if stat.S_ISREG(entry.mode) and entry.size else None
+        return node if kind == stat.S_IFREG and entry.size else None
 
     def _set_directory(self, node: Node, entry: tar.Entry) -> None:
         if not stat.S_ISDIR(entry.mode):

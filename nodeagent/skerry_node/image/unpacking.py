@@ -6,7 +6,8 @@ Source: RFC 1952 (gzip: members follow one another), RFC 8878 (zstd frames likew
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import zstandard
 from isal import isal_zlib
@@ -22,14 +23,18 @@ _ZSTD_WINDOW_BYTES = 128 << 20
 """zstd --long=27, the largest that its own command unpacks unasked."""
 
 
-class _Source(Protocol):
-    def read(self, size: int, /) -> bytes: ...
+class Source(Protocol):
+    """Bytes in order; none at the end."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most *size* bytes."""
+        ...
 
 
 class _Packed:
     """The blob as it is, hashed; never more than its descriptor promised."""
 
-    def __init__(self, blob: BinaryIO, promised_bytes: int) -> None:
+    def __init__(self, blob: Source, promised_bytes: int) -> None:
         self._blob = blob
         self._promised_bytes = promised_bytes
         self.bytes_read = 0
@@ -91,13 +96,11 @@ class _Unzstd:
 
 
 class Unpacked:
-    """What the tar reader reads. After `drain`, `packed_bytes` and both digests cover everything."""
+    """The tar of a blob, a piece at a time. Once `next_piece` gave nothing, `packed_bytes` and both digests cover everything."""
 
-    def __init__(self, blob: BinaryIO, *, media_type: str, size_bytes: int) -> None:
+    def __init__(self, blob: Source, *, media_type: str, size_bytes: int) -> None:
         self._packed = _Packed(blob, size_bytes)
         self._source = _source(self._packed, media_type)
-        self._buffer = b""
-        self._position = 0
         self._raw_bytes = 0
         self._raw_hash = hashlib.sha256()
 
@@ -116,45 +119,61 @@ class Unpacked:
         """Digest of the tar as far as it was read."""
         return f"sha256:{self._raw_hash.hexdigest()}"
 
-    def read(self, size: int) -> bytes:
-        """At most *size* bytes, fewer only at the end. Raises InvalidLayer, DamagedContent."""
-        end = self._position + size
-        if end <= len(self._buffer):
-            piece = self._buffer[self._position : end]
-            self._position = end
-            return piece
-        parts, missing = [self._buffer[self._position :]], end - len(self._buffer)
-        self._buffer, self._position = b"", 0
-        while missing and self._fill():
-            self._position = min(missing, len(self._buffer))
-            parts.append(self._buffer[: self._position])
-            missing -= self._position
-        return b"".join(parts)
-
-    def drain(self) -> None:
-        """Read the rest, so that the digests cover the whole blob. Raises InvalidLayer, DamagedContent."""
-        while self._fill():
-            pass
-        self.drain_packed()
-
-    def drain_packed(self) -> None:
-        """Read the rest of the blob without unpacking it: after an error, to know whether it is damaged."""
-        while self._packed.read(_PACKED_BYTES):
-            pass
-
-    def _fill(self) -> bool:
+    def next_piece(self) -> bytes:
+        """Some bytes, none at the end; then the blob has been read whole. Raises InvalidLayer, DamagedContent."""
         raw = self._source.read(_RAW_BYTES)
-        self._buffer, self._position = raw, 0
         self._raw_bytes += len(raw)
         self._raw_hash.update(raw)
         if self._raw_bytes > MAX_RAW_BYTES:
             raise InvalidLayer(f"it has more than {MAX_RAW_BYTES} bytes")
         if self._raw_bytes > RATIO_FREE_BYTES and self._raw_bytes > MAX_RATIO * self._packed.bytes_read:
             raise InvalidLayer(f"it grows beyond {MAX_RATIO} times its size")
-        return bool(raw)
+        if not raw:
+            self.drain_packed()
+        return raw
+
+    def drain_packed(self) -> None:
+        """Read the rest of the blob without unpacking it: after an error, to know whether it is damaged."""
+        while self._packed.read(_PACKED_BYTES):
+            pass
 
 
-def _source(packed: _Packed, media_type: str) -> _Source:
+class Pieces:
+    """What the tar reader reads: the pieces that *next_piece* gives, an empty one being the end."""
+
+    def __init__(self, next_piece: Callable[[], bytes]) -> None:
+        self._next_piece = next_piece
+        self._buffer = b""
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """At most *size* bytes, fewer only at the end. Raises what *next_piece* raises."""
+        start = self._position
+        end = start + size
+        if end <= len(self._buffer):
+            self._position = end
+            return self._buffer[start:end]
+        parts, missing = [self._buffer[start:]], end - len(self._buffer)
+        self._buffer, self._position = b"", 0
+        while missing and (piece := self._next_piece()):
+            self._buffer = piece
+            self._position = min(missing, len(piece))
+            parts.append(piece[: self._position])
+            missing -= self._position
+        return b"".join(parts)
+
+    def read_some(self, size: int) -> bytes:
+        """From 1 to *size* bytes, whatever is there without copying together; none at the end."""
+        if self._position == len(self._buffer):
+            self._buffer, self._position = self._next_piece(), 0
+        start = self._position
+        self._position = min(start + size, len(self._buffer))
+        if start == 0 and self._position == len(self._buffer):
+            return self._buffer
+        return self._buffer[start : self._position]
+
+
+def _source(packed: _Packed, media_type: str) -> Source:
     if media_type.endswith((".tar", "+tar")):
         return packed
     if media_type.endswith(("+gzip", ".gzip")):
