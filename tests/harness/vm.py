@@ -1,7 +1,8 @@
 """Kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU: `python -m tests.harness.vm [pytest arguments]` is `make test-vm`.
 
-The exit code is pytest's. Without KVM the machine is emulated, about 4 times slower than this one. Nothing is mounted here. QEMU dies with
-this process, and its disks have no name once the guest runs; SIGKILL in the first seconds leaves them in /tmp. Needs root (vm_image.py).
+The exit code is pytest's. Where the processor and /dev/kvm allow it the machine is virtual, else it is emulated, about 4 times slower than this
+one; SKERRY_VM_ACCEL=tcg or kvm decides otherwise. Nothing is mounted here. QEMU dies with this process, and its disks have no name once the
+guest runs; SIGKILL in the first seconds leaves them in /tmp. Needs root (vm_image.py).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 
 from tests.harness import vm_image
@@ -24,8 +26,10 @@ _TIMEOUT_VARIABLE = "SKERRY_VM_TIMEOUT_SECONDS"
 _TIMEOUT_SECONDS = 1200.0
 _SPARE_BYTES = 256 << 20
 _SCRATCH_BYTES = 8 << 30  # the guest's /tmp; sparse
+_ACCELERATOR_VARIABLE = "SKERRY_VM_ACCEL"
+_ACCELERATORS = {"kvm": ("-accel", "kvm", "-cpu", "host"), "tcg": ("-accel", "tcg,thread=multi", "-cpu", "max,la57=off")}
 _QEMU = (
-    *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", "2", "-m", "2G"),
+    *("qemu-system-x86_64", "-M", "q35", "-smp", "2", "-m", "2G"),
     *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", "-nic", "none", "-device", "virtio-rng-pci"),
 )
 
@@ -49,8 +53,9 @@ def _boot(image: vm_image.Image, arguments: Sequence[str]) -> int:
     try:
         with step("copying the working tree"):
             _write_disks(directory, {"nonce": nonce, "arguments": list(arguments)})
-        print(f"vm: booting; pytest {' '.join(arguments)}", flush=True)
-        process = _start(image, directory)
+        accelerator = choose_accelerator()
+        print(f"vm: booting ({accelerator}); pytest {' '.join(arguments)}", flush=True)
+        process = _start(image, directory, accelerator)
         try:
             return _follow(process, nonce, directory)
         finally:
@@ -77,18 +82,31 @@ def _write_disks(directory: str, order: dict[str, object]) -> None:
     vm_image.make_filesystem(os.path.join(directory, "scratch.img"), None, spare_bytes=_SCRATCH_BYTES, features=quota)
 
 
-def _start(image: vm_image.Image, directory: str) -> subprocess.Popen[str]:
+def choose_accelerator() -> str:
+    """`kvm` where the processor says that it has it and the kernel lets us, `tcg` elsewhere; what the environment says comes first."""
+    wanted = os.environ.get(_ACCELERATOR_VARIABLE)
+    if wanted:
+        if wanted not in _ACCELERATORS:
+            raise VmFailed(f"{_ACCELERATOR_VARIABLE}={wanted}: give one of {', '.join(_ACCELERATORS)}")
+        return wanted
+    with open("/proc/cpuinfo", encoding="utf-8") as file:  # a /dev/kvm of a processor without the flag boots, but crawls
+        flags = next((line.split() for line in file if line.startswith("flags")), [])
+    return "kvm" if {"vmx", "svm"} & set(flags) and os.access("/dev/kvm", os.R_OK | os.W_OK) else "tcg"
+
+
+def _start(image: vm_image.Image, directory: str, accelerator: str) -> subprocess.Popen[str]:
     disks = [f"file={image.root},snapshot=on"] + [f"file={os.path.join(directory, name)}" for name in ("sources.img", "scratch.img")]
     drives = [word for disk in disks for word in ("-drive", f"{disk},if=virtio,format=raw,cache=unsafe")]
     boot = ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", "console=ttyS0 loglevel=3 panic=-1"]
-    command = ["setpriv", "--pdeathsig", "KILL", *_QEMU, *drives, *boot]
+    command = ["nice", "-n", "5", "setpriv", "--pdeathsig", "KILL", *_QEMU, *_ACCELERATORS[accelerator], *drives, *boot]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", bufsize=1
     )
 
 
 def _follow(process: subprocess.Popen[str], nonce: str, directory: str) -> int:
-    """Show the console until the machine is off; the exit code that its last line bears."""
+    """Show the console, each line with the seconds since the start, until the machine is off; the exit code that its last line bears."""
+    began = time.monotonic()
     seconds = float(os.environ.get(_TIMEOUT_VARIABLE) or _TIMEOUT_SECONDS)
     expired = threading.Event()
 
@@ -107,7 +125,7 @@ def _follow(process: subprocess.Popen[str], nonce: str, directory: str) -> int:
         if line.startswith(f"{nonce} "):
             result = line.removeprefix(nonce).strip()
         else:
-            print(line.rstrip("\r\n"), flush=True)
+            print(f"[{time.monotonic() - began:4.0f} s] {line.rstrip()}", flush=True)
     timer.cancel()
     if expired.is_set():
         raise VmFailed(f"no end after {seconds:.0f} s ({_TIMEOUT_VARIABLE} sets another limit)")

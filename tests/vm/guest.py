@@ -36,7 +36,9 @@ def main() -> None:
             order = json.load(file)
         nonce = order["nonce"]
         _prepare()
-        status = _run([*["python3", "-m", "pytest", "-ra", "--color=no", "-o", "faulthandler_timeout=300"], *order["arguments"]])
+        status = _run(
+            [*["python3", "-m", "pytest", "-v", "-ra", "--durations=15", "--color=no", "-o", "faulthandler_timeout=300"], *order["arguments"]]
+        )
     finally:
         print(f"\n{nonce} {status}", flush=True)
         os.sync()
@@ -50,6 +52,7 @@ def _prepare() -> None:
         LANG="C.UTF-8",
         PYTHONPATH="/src/api:/src/operator:/src/nodeagent:/src/client:/src",
         COLUMNS="160",
+        SKERRY_VM="1",  # tests marked `host` are left out
     )
     for kind, target, options in _MOUNTS:
         os.makedirs(target, exist_ok=True)
