@@ -50,7 +50,7 @@ def read(runtime_fd: int, uid: str) -> Life | None:
 def from_status(status: SandboxStatus, *, now_iso: str) -> Life:
     """The life of a sandbox whose record is gone: a reboot ended what status says was running."""
     if status.started_at is None:
-        return Life(restarts=status.restarts, termination=status.termination)
+        return Life(restarts=status.restarts, termination=status.termination, start_problem=_start_problem(status))
     termination = status.termination
     if termination is None or _is_running(status):
         termination = Termination(
@@ -61,7 +61,11 @@ def from_status(status: SandboxStatus, *, now_iso: str) -> Life:
             peak_memory_bytes=None,
             finished_at=now_iso,
         )
-    return Life(restarts=status.restarts, termination=termination)
+    return Life(restarts=status.restarts, termination=termination, start_problem=_start_problem(status))
+
+
+def _start_problem(status: SandboxStatus) -> str:
+    return next((condition.reason for condition in status.conditions if condition.type == "Ready" and condition.status == "False"), "")
 
 
 def _is_running(status: SandboxStatus) -> bool:

@@ -70,7 +70,8 @@ class Life:
     """What neither the kernel nor the manifest can tell: kept in the runtime directory, and rebuilt from status when that is gone.
 
     `attempt` numbers the start that is under way or comes next. `not_before_seconds` (since boot) holds a restart back.
-    `is_at_rest` says that the sandbox was seen stopped on demand, so that wanting it to run is a new start.
+    `is_at_rest` says that the sandbox was seen stopped on demand, so that wanting it to run is a new start. `start_problem` is the reason of a
+    start that failed, as `InvalidUser`, and counts only while the termination says StartFailed.
     """
 
     attempt: int = 0
@@ -83,6 +84,7 @@ class Life:
     is_at_rest: bool = False
     not_before_seconds: float = 0.0
     finished_seconds: float = 0.0
+    start_problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

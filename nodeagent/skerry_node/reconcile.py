@@ -111,7 +111,7 @@ def _fail_start(hands: act.Hands, case: act.Case, *, reason: str, message: str, 
         reason=TerminationReason.START_FAILED, exit_code=None, signal=None, message=message,
         peak_memory_bytes=None, finished_at=report.render_time(time.time_ns()),
     )  # fmt: skip
-    ended = dataclasses.replace(life, termination=termination, is_at_rest=False, finished_seconds=now)
+    ended = dataclasses.replace(life, termination=termination, start_problem=reason, is_at_rest=False, finished_seconds=now)
     if policy is not RestartPolicy.NEVER:
         held = now + max(plan.FIRST_BACKOFF_SECONDS, plan.backoff_seconds(life.restarts, ran_seconds=0.0))
         ended = dataclasses.replace(ended, restarts=life.restarts + 1, not_before_seconds=held)

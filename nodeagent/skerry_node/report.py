@@ -166,4 +166,7 @@ def _idle_reason(sandbox: Sandbox, desired: Desired, observed: Observed) -> tupl
         return "Starting", ""
     if plan.wants_start(desired, observed) and desired.restart_policy is not RestartPolicy.NEVER:
         return "BackOff", f"restarting after {termination.reason}"
-    return str(termination.reason), termination.message or ""
+    reason = str(termination.reason)
+    if termination.reason == TerminationReason.START_FAILED and observed.life.start_problem:
+        reason = observed.life.start_problem  # as it was first said: a second look has nothing else to say
+    return reason, termination.message or ""

@@ -138,6 +138,15 @@ def _is_keeper(pid: int, run_dir: bytes) -> bool:
         return False
 
 
+def until(is_done: Callable[[], bool], *, seconds: float = 15.0) -> None:
+    """Wait for a state of the world. Raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    while not is_done():
+        if time.monotonic() > deadline:
+            raise TimeoutError("it did not happen")
+        time.sleep(0.02)
+
+
 def ready_reason(found: Any) -> str:
     """The reason of the condition Ready; empty while there is none."""
     return next((each.reason for each in found.status.conditions if each.type == "Ready"), "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import time
 
 import pytest
@@ -97,6 +99,7 @@ def test_limits_hold_and_change_live(node):
     assert end.peak_memory_bytes is None or 20 << 20 < end.peak_memory_bytes <= 32 << 20
     node.run("bomb", "sh", "-c", "for i in $(seq 20); do sleep 5 & done 2>&1 | head -1", resources={"limits": {"pids": 8}})
     node.wait_end("bomb")
+    assert "Resource temporarily unavailable" in node.output("bomb"), "EAGAIN, in the words of strerror(3)"
     assert standalone.ready_reason(node.client.get("neighbour")) == "Running"
     for name in ("neighbour", "hog", "bomb"):
         node.remove(name)
@@ -197,6 +200,24 @@ def test_what_cannot_start_says_why_and_leaves_nothing(shared, spec, field, reas
         assert not any(os.path.exists(path) for path in seen["cgroups"])
 
 
+def test_a_failed_start_keeps_its_reason_over_restarts(node):
+    """What was said stays said: by the next agent, and by one that has lost its records and knows only the status."""
+    node.run("bad", "true", user="bob")
+    said = node.client.get("bad").status
+    assert standalone.ready_reason(node.client.get("bad")) == "InvalidUser"
+    for remove_records in (False, True):
+        node.kill()
+        if remove_records:
+            node.kill_keeper()  # as a reboot does, with the records
+            shutil.rmtree(os.path.join(node.place.run_dir, "sandboxes"))
+        node.start()
+        node.create("marker", "true")
+        node.wait_end("marker")
+        node.remove("marker")
+        assert node.client.get("bad").status == said
+    node.remove("bad")
+
+
 def test_an_unknown_image_is_waited_for(node, tmp_path):
     """ImageNotFound, and a start as soon as it is imported."""
     node.run("i", "sh", "-c", LOOP, image="later:1")
@@ -208,7 +229,7 @@ def test_an_unknown_image_is_waited_for(node, tmp_path):
 
 def test_agent_and_keeper_may_die(node):
     """Kill -9 of both, one by one and together: the sandbox goes on, no line is lost or doubled, and its exit code is told."""
-    script = "i=0; while [ $i -lt 60 ]; do echo $i; i=$((i+1)); sleep 0.15; done; exit 9"
+    script = "trap 'end=1' USR1; i=0; while [ -z \"$end\" ]; do echo $i; i=$((i+1)); sleep 0.05; done; exit 9"
     node.run("x", "sh", "-c", script)
     pid = node.inspect("x")["pid"]
     node.kill()
@@ -221,8 +242,11 @@ def test_agent_and_keeper_may_die(node):
     node.wait("x", lambda found: found.status.phase == "Running")
     _until(lambda: node.inspect("x")["pid"] is not None)  # the agent has looked again
     assert node.inspect("x")["pid"] == pid
+    os.kill(pid, signal.SIGUSR1)
     end = node.wait_end("x")
-    assert node.output("x") == "".join(f"{number}\n" for number in range(60))
+    lines = node.output("x").splitlines()
+    assert lines == [str(number) for number in range(len(lines))]
+    assert len(lines) > 10
     kernel = tuple(int(part) for part in os.uname().release.split(".")[:2])
     if kernel >= (6, 15):
         assert (end.reason, end.exit_code) == ("Error", 9)

@@ -75,6 +75,22 @@ def _status(observed: Observed, problem: Problem | None = None, sandbox: api.San
             "OOMKilled",
             id="killed at its limit",
         ),
+        pytest.param(
+            Observed(uid="u", life=Life(termination=api.Termination(TerminationReason.START_FAILED), start_problem="InvalidUser")),
+            None,
+            "Failed",
+            "False",
+            "InvalidUser",
+            id="a start that failed keeps its reason on a second look",
+        ),
+        pytest.param(
+            Observed(uid="u", life=Life(termination=api.Termination(TerminationReason.COMPLETED, 0), start_problem="InvalidUser")),
+            None,
+            "Succeeded",
+            "False",
+            "Completed",
+            id="and a later end its own",
+        ),
     ],
 )
 def test_conditions_say_what_is(observed, problem, phase, ready, reason):
