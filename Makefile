@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHONPATH := api:operator:nodeagent:client:.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
-PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
+PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables umoci
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
 .PHONY: help demo test test-vm check static format cluster bench clean packages vm-packages

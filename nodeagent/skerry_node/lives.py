@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 from typing import Any
 
-from skerry_api.sandbox import SandboxStatus, Termination, TerminationReason
+from skerry_api.sandbox import Phase, SandboxStatus, Termination, TerminationReason
 from skerry_node.model import Life, Stopping
 
 VERSION = 1
@@ -61,7 +62,21 @@ def from_status(status: SandboxStatus, *, now_iso: str) -> Life:
             peak_memory_bytes=None,
             finished_at=now_iso,
         )
-    return Life(restarts=status.restarts, termination=termination, start_problem=_start_problem(status))
+    return Life(
+        restarts=status.restarts,
+        started_ns=_parse_time(status.started_at),
+        start_milliseconds=status.start_duration_milliseconds or 0,
+        is_warm=status.launch_type == "Warm",
+        termination=termination,
+        is_at_rest=status.phase is Phase.STOPPED,
+        start_problem=_start_problem(status),
+    )
+
+
+def _parse_time(text: str) -> int:
+    """RFC 3339 as nanoseconds of Unix time; exact for what `report.render_time` wrote."""
+    since = datetime.datetime.fromisoformat(text) - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    return since // datetime.timedelta(microseconds=1) * 1000
 
 
 def _start_problem(status: SandboxStatus) -> str:

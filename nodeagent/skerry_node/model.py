@@ -35,6 +35,8 @@ class Desired:
     seconds_after_finished: int | None = None
     """Only where the agent itself expires objects; None leaves that to the operator."""
     grace_seconds: int = 10
+    has_past: bool = False
+    """Status tells of a start or an end before: where the record of it is gone, it is rebuilt before anything is decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,4 +142,5 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
         active_seconds=spec.ttl.active_seconds,
         seconds_after_finished=spec.ttl.seconds_after_finished if expires_objects else None,
         grace_seconds=spec.termination_grace_period_seconds,
+        has_past=sandbox.status.started_at is not None or sandbox.status.termination is not None,
     )

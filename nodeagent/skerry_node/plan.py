@@ -115,6 +115,8 @@ def plan(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
         return _keep_running(desired, observed, process)
     if isinstance(process, Ended):
         return _settle_end(observed, process)
+    if desired.has_past and not observed.has_runtime:
+        return (EnsureRuntime(observed.uid),)  # after a reboot: what ended stays ended, also where nothing here remembers it
     if can_start(desired, observed):
         return _start(desired, observed)
     return _rest(desired, observed)

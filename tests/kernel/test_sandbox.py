@@ -200,22 +200,25 @@ def test_what_cannot_start_says_why_and_leaves_nothing(shared, spec, field, reas
         assert not any(os.path.exists(path) for path in seen["cgroups"])
 
 
-def test_a_failed_start_keeps_its_reason_over_restarts(node):
-    """What was said stays said: by the next agent, and by one that has lost its records and knows only the status."""
+def test_what_ended_stays_as_it_was_said(node):
+    """By the next agent, and after a reboot, when status alone remembers: no reason changes, nothing starts again."""
     node.run("bad", "true", user="bob")
-    said = node.client.get("bad").status
+    node.run("done", "sh", "-c", "exit 3")
+    node.wait_end("done")
+    said = {name: node.client.get(name).status for name in ("bad", "done")}
     assert standalone.ready_reason(node.client.get("bad")) == "InvalidUser"
-    for remove_records in (False, True):
+    for is_reboot in (False, True):
         node.kill()
-        if remove_records:
-            node.kill_keeper()  # as a reboot does, with the records
+        if is_reboot:
+            node.kill_keeper()
             shutil.rmtree(os.path.join(node.place.run_dir, "sandboxes"))
         node.start()
-        node.create("marker", "true")
+        node.create("marker", "true")  # once it has ended, the others have been looked at too
         node.wait_end("marker")
         node.remove("marker")
-        assert node.client.get("bad").status == said
-    node.remove("bad")
+        assert {name: node.client.get(name).status for name in said} == said
+    for name in said:
+        node.remove(name)
 
 
 def test_an_unknown_image_is_waited_for(node, tmp_path):

@@ -55,6 +55,8 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(wanted(), running(), [], id="all is well: nothing to do"),
         pytest.param(wanted(), empty(), START, id="nothing there yet"),
         pytest.param(wanted(), empty(has_image=False), ["EnsureRuntime"], id="no image: no start"),
+        pytest.param(wanted(has_past=True), empty(), ["EnsureRuntime"], id="its record is gone: what came of it first"),
+        pytest.param(wanted(has_past=True), resting(slot=None, has_writable=False), [], id="and what had ended stays ended"),
         pytest.param(wanted(), running(limits=Limits(pids=1)), ["WriteLimits"], id="limits changed live"),
         pytest.param(wanted(), running(process=None), ["EnsureWritable", "StartProcess"], id="the child never became the program"),
         pytest.param(wanted(), running(process=Ended(0, is_known=False)), ["ResolveEnd"], id="ended, nobody knows how yet"),
