@@ -20,6 +20,8 @@ _MAX_ID = 4_294_967_294
 _SPEC = frozenset(
     [
         "image",
+        "imagePullPolicy",
+        "imagePullSecrets",
         "command",
         "args",
         "env",
@@ -120,6 +122,8 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
     grace = fields.number(raw, "terminationGracePeriodSeconds", "spec", low=0, high=86_400)
     return sandbox.SandboxSpec(
         image=_parse_image(raw),
+        image_pull_policy=fields.choice(raw, "imagePullPolicy", "spec", sandbox.ImagePullPolicy, sandbox.ImagePullPolicy.IF_NOT_PRESENT),
+        image_pull_secrets=_parse_pull_secrets(raw),
         command=fields.texts(raw, "command", "spec", count=256, limit=65_536),
         args=fields.texts(raw, "args", "spec", count=1024, limit=65_536),
         env=_parse_env(raw),
@@ -147,6 +151,23 @@ def _parse_image(raw: Raw) -> str:
     if image is None or _IMAGE.fullmatch(image) is None:
         raise InvalidManifest("spec.image", "write an image reference, for example docker.io/library/busybox:latest")
     return image
+
+
+def _parse_pull_secrets(raw: Raw) -> tuple[str, ...]:
+    entries = raw.get("imagePullSecrets") or []
+    if not isinstance(entries, list) or len(entries) > 16:
+        raise InvalidManifest("spec.imagePullSecrets", "write a list of at most 16 {name: SECRET}")
+    found = []
+    for place, entry in enumerate(entries):
+        path = f"spec.imagePullSecrets[{place}]"
+        if not isinstance(entry, Mapping):
+            raise InvalidManifest(path, "write {name: SECRET}")
+        fields.refuse_unknown(entry, path, frozenset({"name"}))
+        name = fields.text(entry, "name", path, limit=253)
+        if name is None or not names.is_dns_subdomain(name):
+            raise InvalidManifest(f"{path}.name", "write the name of a Secret: lower-case letters, digits, dashes and dots")
+        found.append(name)
+    return tuple(found)
 
 
 def _parse_env(raw: Raw) -> tuple[sandbox.EnvVar, ...]:

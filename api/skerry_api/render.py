@@ -64,6 +64,8 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
     limits, requests = value.resources.limits, value.resources.requests
     return _filled(
         image=value.image,
+        imagePullPolicy=value.image_pull_policy.value,
+        imagePullSecrets=[{"name": each} for each in value.image_pull_secrets],
         command=None if value.command is None else list(value.command),
         args=None if value.args is None else list(value.args),
         env=[{"name": each.name, "value": each.value} for each in value.env],

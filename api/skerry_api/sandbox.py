@@ -16,6 +16,14 @@ class RestartPolicy(enum.StrEnum):
     ALWAYS = "Always"
 
 
+class ImagePullPolicy(enum.StrEnum):
+    """When the registry is asked for the image before a start."""
+
+    ALWAYS = "Always"
+    IF_NOT_PRESENT = "IfNotPresent"
+    NEVER = "Never"
+
+
 class DesiredState(enum.StrEnum):
     """What the user wants the program to do now."""
 
@@ -145,6 +153,9 @@ class SandboxSpec:
     """What is wanted."""
 
     image: str
+    image_pull_policy: ImagePullPolicy = ImagePullPolicy.IF_NOT_PRESENT
+    image_pull_secrets: tuple[str, ...] = ()
+    """Names of Secrets in the sandbox's namespace."""
     command: tuple[str, ...] | None = None
     args: tuple[str, ...] | None = None
     env: tuple[EnvVar, ...] = ()

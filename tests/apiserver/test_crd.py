@@ -50,6 +50,7 @@ def test_defaults_are_written_down(control_plane, namespace):
     stored = control_plane.get("-n", namespace, "sbx", "good")
     assert stored["spec"] == {
         "image": "docker.io/library/busybox:latest",
+        "imagePullPolicy": "IfNotPresent",
         "network": {"mode": "Bridge"},
         "resources": {},
         "restartPolicy": "Never",

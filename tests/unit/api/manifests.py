@@ -33,6 +33,7 @@ _USER = 'write "user", "uid" or "uid:gid" with numbers from 0 to 4294967294'
 _ENV = "write a name of letters, digits, '_', '-' and '.', not starting with a digit"
 _CAPABILITY = "write a capability in capitals, for example NET_BIND_SERVICE"
 _UNKNOWN = "unknown field"
+_SECRET = "write the name of a Secret: lower-case letters, digits, dashes and dots"
 
 
 def _limits(**values: Any) -> dict[str, Any]:
@@ -121,5 +122,9 @@ BAD = (
         "type boolean",
     ),
     Bad("nodeName no name", {"nodeName": "A/../b"}, "spec.nodeName", "leave it out; the operator writes the name of a SandboxNode here"),
-    Bad("a field that does not exist", {"imagePullPolicy": "Always"}, "spec.imagePullPolicy", "no such field", _UNKNOWN),
+    Bad("imagePullPolicy", {"imagePullPolicy": "always"}, "spec.imagePullPolicy", "write one of Always, IfNotPresent, Never", "supported values"),
+    Bad("pull secret without a name", {"imagePullSecrets": [{}]}, "spec.imagePullSecrets[0].name", _SECRET, "Required value"),
+    Bad("pull secret elsewhere", {"imagePullSecrets": [{"name": "a/b"}]}, "spec.imagePullSecrets[0].name", _SECRET),
+    Bad("pull secret a string", {"imagePullSecrets": ["a"]}, "spec.imagePullSecrets[0]", "write {name: SECRET}", "must be of type object"),
+    Bad("a field that does not exist", {"imagePullPolice": "Always"}, "spec.imagePullPolice", "no such field", _UNKNOWN),
 )
