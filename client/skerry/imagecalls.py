@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from skerry.errors import Refused, SkerryError
 from skerry.transport import Transport
 
 
@@ -25,6 +26,22 @@ class ImageCalls:
         """
         body = {"path": os.path.abspath(path), "reference": reference}
         return dict(self.transport.request("POST", "/v1/images", body=body, timeout_seconds=None))
+
+    def pull_image(self, reference: str, *, docker_config: str | None = None) -> Iterator[dict[str, Any]]:
+        """Have the agent fetch *reference* from its registry: {"progress": ...} again and again, at last {"image": ...}.
+
+        *docker_config* is the text of a Docker config.json with credentials; the agent keeps it in memory for this pull only. Leaving the loop
+        ends the pull. Raises Refused with the registry's words.
+        """
+        body = {"reference": reference, "dockerConfig": docker_config}
+        for found in self.transport.read_objects("POST", "/v1/images/pull", body=body):
+            if "error" in found:
+                error = found["error"]
+                raise Refused(error["message"], status=422, reason=error["reason"], field=error["field"])
+            yield found
+            if "image" in found:
+                return
+        raise SkerryError("the agent ended before the image was there; try again")
 
     def remove_image(self, reference: str) -> None:
         """Take the reference out of the store."""

@@ -59,6 +59,12 @@ class Transport:
             connection.close()
             raise
 
+    def read_objects(self, method: str, target: str, *, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """JSON objects, a line each, as they come. Raises as `request`, and SkerryError when the agent breaks off."""
+        with self._open(method, target, query=None, body=body, timeout_seconds=None) as response:
+            for line in response:
+                yield json.loads(line)
+
     @contextlib.contextmanager
     def _open(
         self,

@@ -102,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
 
 _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("keep-blobs", KeepBlobs, "compressed layers to keep once converted: all, local (what no registry has) or none (default: local)"),
+    ("registry-config", str, "directory of hosts files, HOST/hosts.toml: mirrors, private authorities (default: /etc/skerry/certs.d)"),
+    ("docker-config", str, "a Docker config.json whose credentials open registries for every sandbox of this node"),
     ("state-dir", str, "images, writable layers and logs (default: /var/lib/skerry)"),
     ("run-dir", str, "runtime records and sockets, on tmpfs (default: /run/skerry)"),
     ("cgroup-parent", str, "the cgroup that holds the sandboxes (default: skerry)"),

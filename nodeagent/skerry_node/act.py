@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from skerry_api.sandbox import NetworkMode, Sandbox, TerminationReason
-from skerry_node import handles, launching, lives, observe, plan, report
+from skerry_node import handles, imaging, launching, lives, observe, plan, report
 from skerry_node.cgroup import stats
 from skerry_node.image.store import Image
 from skerry_node.keeper import client, records
@@ -43,6 +43,7 @@ class Hands:
     keeper: client.Client
     source: Source
     bridge_index: int
+    images: imaging.Imaging
     handles: handles.Handles
     shells: dict[int, Layers | None] = field(default_factory=dict)
     spent: list[int] = field(default_factory=list)

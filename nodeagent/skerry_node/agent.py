@@ -10,8 +10,11 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, carrying, errors, handles, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, carrying, errors, handles, imaging, loop, metrics, observe, serving_metrics
 from skerry_node.cgroup import group, hierarchy, stats
+from skerry_node.image.pulling import Puller
+from skerry_node.image.registry import client as registry
+from skerry_node.image.registry.hosts import Hosts
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.kernel import features
@@ -50,9 +53,18 @@ class Agent:
             leases=make_leases(settings),
         )
         keeper = client.Client(keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost)
-        self.hands = act.Hands(
-            settings=settings, view=view, keeper=keeper, source=source, bridge_index=index, handles=handles.Handles(view.runtime_fd)
+        self.images = imaging.Imaging(
+            self.store,
+            Puller(self.store, registry.Client(Hosts(settings.registry_config))),
+            source,
+            poke=self._poke,
+            read_node_credentials=lambda: imaging.read_docker_config(settings.docker_config),
+            is_named=settings.manifests_dir is not None,
         )
+        self.hands = act.Hands(
+            settings=settings, view=view, keeper=keeper, source=source, bridge_index=index, images=self.images,
+            handles=handles.Handles(view.runtime_fd),
+        )  # fmt: skip
         self.meters = metrics.Meters(
             self.read_usage, count_shells=lambda: len(self.hands.shells), watch_age=getattr(source, "watch_age_seconds", None)
         )
@@ -75,6 +87,7 @@ class Agent:
         finally:
             await scrape.close()
             await door.close()
+            await self.images.close()
             await self.hands.keeper.close()
             await self.source.close()
 
@@ -101,6 +114,9 @@ class Agent:
                     peak_bytes=read.memory_peak_bytes, oom_kills=read.oom_kills, pids=read.pids,
                     restarts=outcome.observed.life.restarts,
                 )  # fmt: skip
+
+    def _poke(self, uid: str) -> None:
+        self.loop.poke(uid)
 
     def _on_exit(self, uid: str) -> None:
         self.loop.on_exit(uid)

@@ -7,11 +7,12 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, entering, inventory, report
+from skerry_node import act, entering, fetching, inventory, report
 from skerry_node.cgroup import stats
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
@@ -115,6 +116,18 @@ class Backend:
             raise Refused(f"cannot read {path}: {error.strerror}", reason="Unreadable", field="path") from error
         self._agent.loop.poke_all()
         return tuple(_describe(image) for image in images)
+
+    async def pull_image(self, reference: str, *, docker_config: bytes | None) -> AsyncGenerator[Mapping[str, Any] | Image]:
+        """Pull *reference* as its registry has it now; sandboxes that waited for it start."""
+        try:
+            async with aclosing(fetching.fetch(self._agent.images, reference, docker_config=docker_config)) as pieces:
+                async for piece in pieces:
+                    yield _describe(piece) if isinstance(piece, StoredImage) else piece.render()
+        except ImageError as error:
+            raise Refused(str(error), reason=error.reason, field="reference") from error
+        except OSError as error:
+            raise Refused(f"the image cannot be stored: {error.strerror or error}", status=500, reason="Unwritable") from error
+        self._agent.loop.poke_all()
 
     def images(self) -> tuple[Image, ...]:
         """What the store holds."""

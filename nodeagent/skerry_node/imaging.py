@@ -72,6 +72,8 @@ class Imaging:
         self._poke = poke
         self._is_named = is_named
         self._works: dict[str, _Work] = {}
+        self._public: set[tuple[str, str, str]] = set()
+        """Repositories that showed an image to anybody, with its digest: so that a start reads no file."""
 
     def admit(self, sandbox: Sandbox, *, attempt: int) -> Admission:
         """What start number *attempt* of *sandbox* gets now. Does not wait."""
@@ -80,7 +82,9 @@ class Imaging:
             wanted = reference.parse(spec.image)
         except InvalidReference as error:
             return Admission(None, _problem(error.reason, f"spec.image: {error}"))
-        work = self._renewed(uid, (spec.image_pull_policy, spec.image_pull_secrets, attempt if spec.image_pull_policy is ImagePullPolicy.ALWAYS else 0))
+        work = self._renewed(
+            uid, (spec.image_pull_policy, spec.image_pull_secrets, attempt if spec.image_pull_policy is ImagePullPolicy.ALWAYS else 0)
+        )
         image = self._find(wanted)
         if image is not None and self._may_start(sandbox, image, wanted, work, attempt):
             return Admission(image)
@@ -89,7 +93,7 @@ class Imaging:
             return Admission(None, _problem("ImageNotFound", message))
         if work.task is None and (work.problem is None or _now() >= work.problem.retry_at_seconds):
             work.task = asyncio.get_running_loop().create_task(self._bring(sandbox, wanted, work, attempt))
-            work.task.add_done_callback(lambda _: self._poke(uid))
+            work.task.add_done_callback(lambda done: None if done.cancelled() else self._poke(uid))
         if work.task is not None:
             return Admission(None, _problem(PULLING, _describe(work, spec.image), retry_at_seconds=_now() + PROGRESS_SECONDS))
         return Admission(None, work.problem)
@@ -117,7 +121,7 @@ class Imaging:
         return work
 
     def _find(self, wanted: Reference) -> Image | None:
-        """The image that is here under this repository. One of the same digest from another is no answer: whoever named it has shown no right to it."""
+        """The image that is here under this repository. One of the same digest from another is no answer: it was shown to somebody else."""
         image = self._store.find(str(wanted))
         if image is None:
             return None
@@ -129,7 +133,12 @@ class Imaging:
             return work.granted == (attempt, image.digest)
         if work.granted is not None and work.granted[1] == image.digest:
             return True
-        return access.is_public(self._store, image, wanted)
+        key = (image.digest, wanted.domain, wanted.path)
+        if image.is_local or key in self._public:
+            return True
+        if access.is_public(self._store, image, wanted):
+            self._public.add(key)
+        return key in self._public
 
     async def _bring(self, sandbox: Sandbox, wanted: Reference, work: _Work, attempt: int) -> None:
         """Get an image that the sandbox may use, or note why there is none."""
@@ -185,6 +194,17 @@ class Imaging:
 
     def _tell(self, sandbox: Sandbox, reason: str, message: str, *, warning: bool = False) -> None:
         self._source.post_event(sandbox, reason=reason, message=message, warning=warning)
+
+
+def read_docker_config(path: str | None) -> tuple[Credential, ...]:
+    """The node's own credentials, read now; none without a file. Raises InvalidRegistryConfig."""
+    if path is None:
+        return ()
+    try:
+        with open(path, "rb") as file:
+            return vault.parse(file.read(vault.MAX_CONFIG_BYTES + 1), source=path)
+    except OSError as error:
+        raise InvalidRegistryConfig(f"--docker-config {path} cannot be read: {error.strerror}") from error
 
 
 def _describe(work: _Work, image: str) -> str:

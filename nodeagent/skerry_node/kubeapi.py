@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -123,6 +124,18 @@ class ClusterSource:
     def post_event(self, sandbox: Sandbox, *, reason: str, message: str, warning: bool = False) -> None:
         """Queue an Event; never blocks, never raises, may be dropped under pressure."""
         self._events.add(sandbox, reason=reason, message=message, is_warning=warning)
+
+    async def read_pull_secret(self, namespace: str, name: str) -> bytes | None:
+        """The Docker config in a Secret, read now and kept nowhere. Raises errors.SourceUnavailable, which tells of a missing permission too."""
+        try:
+            found = await self._client.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        except Refused as error:
+            if error.code == 404:
+                return None
+            raise
+        data = found.get("data")
+        value = data.get(".dockerconfigjson") if isinstance(data, Mapping) and found.get("type") == "kubernetes.io/dockerconfigjson" else None
+        return base64.b64decode(value) if isinstance(value, str) else None
 
     async def write_node(self, node: SandboxNode) -> None:
         """Create or update this node's SandboxNode, when something in it changed. Raises errors.SourceUnavailable."""

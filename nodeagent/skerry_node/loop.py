@@ -9,7 +9,7 @@ import time
 
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import act, errors, inventory, metrics, observe, orphans, reconcile, report, shells
+from skerry_node import act, errors, imaging, inventory, metrics, observe, orphans, reconcile, report, shells
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
@@ -236,8 +236,8 @@ class Loop:
         """One Event per transition that a person asks about."""
         ready = next(condition for condition in status.conditions if condition.type == "Ready")
         was = next((condition.reason for condition in previous.conditions if condition.type == "Ready"), None)
-        if ready.reason == was:
-            return
+        if ready.reason == was or ready.reason in {imaging.PULLING, imaging.FAILED}:
+            return  # imaging tells of these itself, each time
         message = ready.message or f"{sandbox.spec.image} started in {status.start_duration_milliseconds} ms"
         self._source.post_event(
             sandbox,

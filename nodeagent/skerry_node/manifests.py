@@ -179,6 +179,10 @@ class ManifestSource:
             event = records.Event(time=self._now(), reason=reason, message=message, warning=warning)
             self._store.add_event(found.record.key, event)
 
+    async def read_pull_secret(self, namespace: str, name: str) -> bytes | None:  # noqa: ARG002 - the source's
+        """None: there are no Secrets here; the agent's --docker-config holds for all sandboxes of a machine."""
+        return None
+
     async def write_node(self, node: SandboxNode) -> None:
         """Nothing: no one schedules onto a standalone node."""
 

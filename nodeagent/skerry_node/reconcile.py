@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
-from skerry_node import act, errors, lives, model, observe, plan, report
+from skerry_node import act, errors, imaging, lives, model, observe, plan, report
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem
@@ -34,20 +34,19 @@ class Outcome:
 async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbox | None, failures: int) -> Outcome:
     """Bring *uid* to what *sandbox* says (None: to nothing). *failures* counts the passes in a row that failed before."""
     began = time.monotonic()
-    image = store.find(sandbox.spec.image) if sandbox is not None else None
     desired = model.desire(sandbox, expires_objects=hands.source.expires_objects) if sandbox is not None else None
-    problem = _image_problem(sandbox) if sandbox is not None and image is None else None
+    failure: Problem | None = None
     done: list[plan.Step] = []
-    observed = _look(hands, uid, image)
+    observed, image, waiting = _look(hands, store, uid, sandbox, desired)
     for _ in range(MAX_ROUNDS):
         steps = plan.plan(desired, observed)
         if not steps:
             break
         case = act.Case(uid=uid, sandbox=sandbox, observed=observed, image=image, began=began)
         failed = await _perform(hands, case, steps, done, failures)
-        observed = _look(hands, uid, image)
+        observed, image, waiting = _look(hands, store, uid, sandbox, desired)
         if failed is not None:
-            problem, failures = failed, failures + 1
+            failure, failures = failed, failures + 1
             if not _is_start(done):
                 break
         elif isinstance(observed.process, Ended) and not observed.process.is_known:
@@ -55,8 +54,9 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
         elif isinstance(steps[-1], plan.ReleaseObject | plan.ExpireObject):
             break  # the object is on its way out; its going is an event
     else:
-        problem = Problem(reason="PlanDoesNotEnd", message="this agent keeps finding work to do; please report it")
-    if problem is None:
+        failure = Problem(reason="PlanDoesNotEnd", message="this agent keeps finding work to do; please report it")
+    problem = failure or waiting
+    if failure is None:
         failures = 0
     _log(uid, done, problem, began)
     status = None
@@ -73,9 +73,20 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
     )
 
 
-def _look(hands: act.Hands, uid: str, image: Image | None) -> Observed:
+def _look(
+    hands: act.Hands, store: Store, uid: str, sandbox: Sandbox | None, desired: model.Desired | None
+) -> tuple[Observed, Image | None, Problem | None]:
+    """What there is, with the image to start with; a problem when a start has to wait for one."""
+    image = store.find(sandbox.spec.image) if sandbox is not None else None
     number = image.config.stop_signal if image is not None else 15
-    return observe.observe(hands.view, uid, has_image=image is not None, stop_signal=number)
+    observed = observe.observe(hands.view, uid, has_image=image is not None, stop_signal=number)
+    if sandbox is None or desired is None or desired.is_deleted or not desired.wants_process:
+        hands.images.forget(uid)
+        return observed, image, None
+    if observed.process is not None or not plan.wants_start(desired, observed):
+        return observed, image, None
+    admission = hands.images.admit(sandbox, attempt=observed.life.attempt)
+    return dataclasses.replace(observed, has_image=admission.image is not None), admission.image, admission.problem
 
 
 async def _perform(hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int) -> Problem | None:
@@ -119,11 +130,6 @@ def _fail_start(hands: act.Hands, case: act.Case, *, reason: str, message: str, 
     return Problem(reason=reason, message=message, field=field, is_lasting=policy is RestartPolicy.NEVER)
 
 
-def _image_problem(sandbox: Sandbox) -> Problem:
-    message = f"spec.image: no image {sandbox.spec.image!r} on this node; bring it with `skerry image import PATH`"
-    return Problem(reason="ImageNotFound", message=message, field="spec.image", condition="ImageReady")
-
-
 def _is_start(done: list[plan.Step]) -> bool:
     """Whether the last step was on the way to a start: then one more look frees what the start had taken."""
     return isinstance(done[-1], plan.StartProcess | plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable)
@@ -148,10 +154,10 @@ def _report(
 
 def _deadline(desired: model.Desired | None, observed: Observed, problem: Problem | None) -> float | None:
     due = plan.deadline(desired, observed)
+    if due is not None and not observed.has_image and due <= observed.now_seconds:
+        due = None  # the image is what it waits for
     if problem is not None and problem.retry_at_seconds:
         due = min(due, problem.retry_at_seconds) if due is not None else problem.retry_at_seconds
-    if due is not None and not observed.has_image and due <= observed.now_seconds:
-        return None  # an import is what it waits for
     return due
 
 
@@ -164,7 +170,7 @@ def _now() -> float:
 
 
 def _log(uid: str, done: list[plan.Step], problem: Problem | None, began: float) -> None:
-    if not done and problem is None:
+    if not done and (problem is None or problem.reason == imaging.PULLING):
         return
     names = ",".join(type(step).__name__ for step in done)
     result = problem.reason if problem is not None else "ok"

@@ -41,6 +41,10 @@ class Settings:
     allow_host_network: bool = False
     manifests_dir: str | None = None
     """Standalone when set: the directory of manifests that takes the API server's place."""
+    registry_config: str = "/etc/skerry/certs.d"
+    """Hosts files in containerd's style: HOST/hosts.toml."""
+    docker_config: str | None = None
+    """Credentials for registries that hold for every sandbox of this node."""
     kubeconfig: str | None = None
     system_namespace: str = "skerry-system"
     metrics_address: str = "127.0.0.1:0"

@@ -70,6 +70,10 @@ class Source(Protocol):
         """Queue an Event for people; never blocks, never raises, may be dropped under pressure."""
         ...
 
+    async def read_pull_secret(self, namespace: str, name: str) -> bytes | None:
+        """The Docker config in a Secret of type kubernetes.io/dockerconfigjson; None when there is no such Secret. It stays in memory."""
+        ...
+
     async def write_node(self, node: SandboxNode) -> None:
         """Create or update this node's SandboxNode, when something in it changed."""
         ...

@@ -222,8 +222,8 @@ def test_what_ended_stays_as_it_was_said(node):
 
 
 def test_an_unknown_image_is_waited_for(node, tmp_path):
-    """ImageNotFound, and a start as soon as it is imported."""
-    node.run("i", "sh", "-c", LOOP, image="later:1")
+    """ImageNotFound where it may not be pulled, and a start as soon as it is imported."""
+    node.run("i", "sh", "-c", LOOP, image="later:1", imagePullPolicy="Never")
     assert standalone.ready_reason(node.client.get("i")) == "ImageNotFound"
     node.client.import_image(images.busybox_layout(str(tmp_path / "later"), name="later:1"))
     node.wait("i", lambda found: standalone.ready_reason(found) == "Running")

@@ -59,6 +59,11 @@ _EXAMPLES = {
         "skerry image import ./busybox-layout busybox:latest",
         "skopeo copy docker://alpine:3 oci-archive:alpine.tar && skerry image import alpine.tar alpine:3",
     ),
+    "image pull": (
+        "skerry image pull busybox:latest",
+        "skerry image pull --auth-file ~/.docker/config.json registry.example.com/team/app:2",
+        "skerry image pull -o json localhost:5000/app@sha256:...",
+    ),
     "image ls": (
         "skerry image ls",
         "skerry image ls -o json",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from skerry.cli import examples, options, output, running
+from skerry.cli import examples, options, output, pulling, running
 from skerry.errors import Refused, SkerryError
 
 app = typer.Typer(help="Images on this node.", no_args_is_help=True, rich_markup_mode=None)
@@ -28,6 +28,9 @@ def import_(
     found = options.connect(socket, None).import_image(path, reference=reference)
     for image in found.get("items") or [found]:
         print(f"{image['reference']}   {image['digest']}")
+
+
+app.command("pull", epilog=examples.render("image pull"))(pulling.pull)
 
 
 @app.command("ls", epilog=examples.render("image ls"))

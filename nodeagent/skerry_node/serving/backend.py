@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -72,6 +72,10 @@ class Backend(Protocol):
 
     async def import_image(self, path: str, *, reference: str | None) -> tuple[Image, ...]:
         """Put an OCI layout or a docker-archive that is on this machine into the store; all its images when *reference* names none."""
+        ...
+
+    def pull_image(self, reference: str, *, docker_config: bytes | None) -> AsyncIterator[Mapping[str, Any] | Image]:
+        """Fetch *reference* from its registry: how far it is, again and again, and at last the image."""
         ...
 
     def images(self) -> tuple[Image, ...]:

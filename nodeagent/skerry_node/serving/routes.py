@@ -13,7 +13,7 @@ from aiohttp import web
 
 from skerry_api import sandbox as api
 from skerry_api.errors import InvalidManifest
-from skerry_node.serving import images, logs, stream_routes, waiting
+from skerry_node.serving import images, logs, pulls, stream_routes, waiting
 from skerry_node.serving.backend import Backend, Image, Refused
 from skerry_node.standalone import errors as standalone_errors
 
@@ -44,6 +44,7 @@ def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, c
             *make_stream_routes(backend),
             web.get("/v1/images", routes.list_images),
             web.post("/v1/images", routes.import_image),
+            web.post("/v1/images/pull", routes.pull_image),
             web.delete("/v1/images", routes.remove_image),
             web.get("/metrics", routes.metrics),
         ]
@@ -195,6 +196,10 @@ class _Routes:
             raise Refused("must be text, as NAME:TAG", field="reference")
         found = [_image(image) for image in await self._backend.import_image(path, reference=reference)]
         return web.json_response({**found[0], "items": found}, status=201)
+
+    async def pull_image(self, request: web.Request) -> web.StreamResponse:
+        """Body and answer: see `pulls.respond`."""
+        return await pulls.respond(request, self._backend, await _body(request))
 
     async def remove_image(self, request: web.Request) -> web.Response:
         """Query: reference."""

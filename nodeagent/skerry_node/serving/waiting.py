@@ -6,7 +6,8 @@ from skerry_api.conditions import Condition
 from skerry_api.sandbox import DesiredState, RestartPolicy, Sandbox, TerminationReason
 
 _STOPPED = "Stopped"
-_NO_IMAGE = "ImageNotFound"
+_NO_IMAGE = frozenset({"ImageNotFound", "ImagePullFailed", "InvalidImageName"})
+"""A pull is tried again, but what failed once mostly needs somebody: a name, a credential, a registry."""
 
 
 def is_ready(sandbox: Sandbox) -> bool:
@@ -26,10 +27,10 @@ def is_finished(sandbox: Sandbox) -> bool:
     if ready.reason == _STOPPED:  # a status written before `start` was seen may still say so
         return sandbox.spec.desired_state is DesiredState.STOPPED
     if termination is None:
-        return ready.reason == _NO_IMAGE
+        return ready.reason in _NO_IMAGE
     if termination.reason is TerminationReason.START_FAILED:
         return sandbox.spec.restart_policy is RestartPolicy.NEVER
-    return ready.reason in {termination.reason, _NO_IMAGE}
+    return ready.reason == termination.reason or ready.reason in _NO_IMAGE
 
 
 def _find_ready(sandbox: Sandbox) -> Condition | None:

@@ -9,6 +9,8 @@ from skerry_api.errors import InvalidManifest
 from tests.unit.api import manifests
 
 FULL = manifests.good(
+    imagePullPolicy="Always",
+    imagePullSecrets=[{"name": "a"}, {"name": "b.c"}],
     command=["sh", "-c"],
     args=["echo $A"],
     env=[{"name": "A", "value": "b"}],

@@ -257,6 +257,8 @@ async def test_waits_end_when_it_happens(door):
         pytest.param(sandbox(ready_status="False", reason="BackOff", termination=ended()), False, False, id="restarts"),
         pytest.param(sandbox(ready_status="False", reason="Completed", termination=ended()), False, True, id="ended"),
         pytest.param(sandbox(ready_status="False", reason="ImageNotFound"), False, True, id="no image"),
+        pytest.param(sandbox(ready_status="False", reason="ImagePullFailed"), False, True, id="a pull that failed"),
+        pytest.param(sandbox(ready_status="False", reason="Pulling"), False, False, id="a pull under way"),
         pytest.param(sandbox(ready_status="False", reason="StartFailed"), False, False, id="tried again"),
         pytest.param(sandbox(ready_status="False", reason="KeeperLost"), False, False, id="keeper on its way"),
         pytest.param(
