@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from skerry.errors import Refused, SkerryError
 from skerry.transport import Transport
+
+if TYPE_CHECKING:
+    from skerry import building
+    from skerry_api import ignoring
 
 
 class ImageCalls:
@@ -42,6 +46,12 @@ class ImageCalls:
             if "image" in found:
                 return
         raise SkerryError("the agent ended before the image was there; try again")
+
+    def build(self, directory: str, *, dockerfile: bytes, rules: ignoring.Rules, options: building.Options) -> Iterator[dict[str, Any]]:
+        """Build *dockerfile* with *directory* as its context; events as they come, the last one `done` with the image. Raises BuildFailed."""
+        from skerry import building  # noqa: PLC0415 - `skerry --help` needs none of it
+
+        return building.build(self.transport, directory, dockerfile=dockerfile, rules=rules, options=options)
 
     def remove_image(self, reference: str) -> None:
         """Take the reference out of the store."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from skerry.errors import AgentUnavailable, Refused, SkerryError
@@ -45,6 +45,11 @@ class Transport:
             while chunk := response.read1(65536):
                 yield chunk
 
+    def send(self, target: str, body: Iterable[bytes]) -> Generator[bytes, None, None]:
+        """Post *body*, piece by piece; lines of the answer as they come."""
+        with self._open("POST", target, query=None, body=body, timeout_seconds=None) as response:
+            yield from response
+
     def open_stream(self, target: str, *, query: Sequence[tuple[str, object]] = ()) -> Stream:
         """A WebSocket to *target*; of *query*, what is None or False is left out. Raises Refused, AgentUnavailable."""
         import urllib.parse  # noqa: PLC0415 - as below
@@ -72,7 +77,7 @@ class Transport:
         target: str,
         *,
         query: Mapping[str, object] | None,
-        body: Mapping[str, Any] | None,
+        body: Mapping[str, Any] | Iterable[bytes] | None,
         timeout_seconds: float | None,
     ) -> Iterator[http.client.HTTPResponse]:
         # Imported here: `skerry --help` needs no HTTP, and these cost half of its time.
@@ -85,8 +90,12 @@ class Transport:
             url += "?" + urllib.parse.urlencode({k: v for k, v in query.items() if v is not None}, doseq=True)
         try:
             connection.sock = self._connect(timeout_seconds)
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, url, body=data, headers={"Content-Type": "application/json"})
+            data = json.dumps(body).encode() if isinstance(body, Mapping) else body
+            try:
+                connection.request(method, url, body=data, headers={"Content-Type": "application/json"})
+            except (BrokenPipeError, ConnectionResetError):
+                if data is None or isinstance(data, bytes):
+                    raise  # one that was still being sent may have its answer already
             response = connection.getresponse()
             if response.status >= 400:
                 raise parse_refusal(response.status, response.read())

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, carrying, errors, handles, imaging, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, building, carrying, errors, handles, imaging, loop, metrics, observe, serving_metrics
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image.pulling import Puller
 from skerry_node.image.registry import client as registry
@@ -70,12 +70,20 @@ class Agent:
         )
         self.sessions = table.Sessions(settings.keeper_socket)
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
+        self.builds = building.Builds(
+            hands=self.hands, store=self.store, guests=self.loop.guests, poke=self.loop.poke, poke_all=self.loop.poke_all,
+            directory=settings.builds_dir,
+        )  # fmt: skip
 
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
         await asyncio.to_thread(scratch.sweep_trash, self.settings.scratch_dir)
         door = await server.start(
-            backend.Backend(self), path=self.settings.agent_socket, metrics=self.meters.render, carrier=carrying.Carrier(self.store, self.loop)
+            backend.Backend(self),
+            path=self.settings.agent_socket,
+            metrics=self.meters.render,
+            carrier=carrying.Carrier(self.store, self.loop),
+            builder=self.builds,
         )
         await self.sessions.adopt()
         scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
 from skerry_node import act, entering, fetching, inventory, report
+from skerry_node.build import cache
 from skerry_node.cgroup import stats
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
@@ -131,7 +132,7 @@ class Backend:
 
     def images(self) -> tuple[Image, ...]:
         """What the store holds."""
-        return tuple(_describe(image) for image in self._agent.store.list())
+        return tuple(_describe(image) for image in self._agent.store.list() if not cache.is_stage(image.reference))
 
     async def remove_image(self, reference: str) -> None:
         """Take the reference out of the store; one that a sandbox uses stays."""

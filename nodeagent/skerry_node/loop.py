@@ -9,7 +9,7 @@ import time
 
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import act, errors, imaging, inventory, metrics, observe, orphans, reconcile, report, shells
+from skerry_node import act, building, errors, imaging, inventory, metrics, observe, orphans, reconcile, report, shells
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
@@ -30,6 +30,7 @@ class Loop:
         self.outcomes: dict[str, reconcile.Outcome] = {}
         self._source = source
         self._meters = meters
+        self.guests = building.Guests()
         self._orphans = orphans.Watch()
         self._dirty: set[str] = set()
         self._workers: dict[str, asyncio.Task[None]] = {}
@@ -68,7 +69,8 @@ class Loop:
 
     def on_exit(self, uid: str) -> None:
         """The keeper saw the first process of *uid* end."""
-        self.poke(uid)
+        if not self.guests.on_exit(uid):
+            self.poke(uid)
 
     def on_keeper_lost(self) -> None:
         """The connection to the keeper broke."""
@@ -135,7 +137,7 @@ class Loop:
     def _poke_orphans(self) -> None:
         if not self._orphans.has_complete_list:
             return
-        for uid in observe.find_uids(self.hands.view) - set(self.wanted) - self._invalid:
+        for uid in observe.find_uids(self.hands.view) - set(self.wanted) - self._invalid - self.guests.uids:
             _LOG.info("orphan found uid=%s", uid)
             self._meters.orphan_found()
             self.poke(uid)

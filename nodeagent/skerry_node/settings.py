@@ -83,6 +83,11 @@ class Settings:
         return os.path.join(self.state_dir, "images")
 
     @property
+    def builds_dir(self) -> str:
+        """What builds remember and lay aside."""
+        return os.path.join(self.state_dir, "builds")
+
+    @property
     def scratch_dir(self) -> str:
         """The mounted filesystem that holds the writable layers."""
         return os.path.join(self.state_dir, "scratch")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import typer
 
-from skerry.cli import carrying, examples, executing, images, lifecycle, looking, options, running
+from skerry.cli import building, carrying, examples, executing, images, lifecycle, looking, options, running
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
@@ -32,6 +32,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("kill", executing.kill),
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),
+    ("build", building.build),
     ("info", looking.info),
     ("version", looking.version),
 )

@@ -32,6 +32,11 @@ _EXAMPLES = {
         "skerry inspect -o yaml web",
         "skerry inspect web | jq .node",
     ),
+    "build": (
+        "skerry build -t app:1 .",
+        "skerry build -t app:1 -f docker/Dockerfile --build-arg VERSION=2 --target test .",
+        "SOURCE_DATE_EPOCH=0 skerry build -q -t app:1 . --network default",
+    ),
     "info": (
         "skerry info",
         "skerry info -o json",

@@ -6,13 +6,12 @@ cache may know, and nothing else.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from skerry_node.build import cache, configs, parser, progress, scope, sealing, shape, stages, steps
+from skerry_node.build import cache, configs, parser, progress, scope, sealing, shape, stages, steps, threads
 from skerry_node.build import instructions as kinds
 from skerry_node.build.archives import Archive
 from skerry_node.build.errors import BuildError, InvalidDockerfile, StepFailed
@@ -87,8 +86,8 @@ class _Build:
             await self.emit(progress.Warned(f"build arguments that no ARG asked for: {', '.join(unused)}"))
         last = self.done[self.planned[-1].stage.number]
         raw = shape.render(last, architecture=self.tools.architecture, now_ns=self._now_ns())
-        image = await asyncio.to_thread(sealing.make_image, self.tools.store, raw, last.layers, references=self.request.references)
-        await asyncio.to_thread(self.tools.cache.trim)
+        image = await threads.run(sealing.make_image, self.tools.store, raw, last.layers, references=self.request.references)
+        await threads.run(self.tools.cache.trim)
         return image
 
     async def _build_stage(self, planned: stages.Planned) -> shape.Shape:
@@ -111,7 +110,7 @@ class _Build:
                     await here.perform(step, self.emit)
         finally:
             self.used |= here.scope.used
-            await asyncio.to_thread(self._keep, here.current)
+            await threads.run(self._keep, here.current)
         return here.current
 
     async def _base(self, planned: stages.Planned) -> shape.Shape:
@@ -121,7 +120,7 @@ class _Build:
             return shape.Shape(config=configs.Config(env=(configs.DEFAULT_PATH,)))
         image = await self.tools.find_image(planned.base)
         self.held.enter_context(self.tools.store.hold([layer.diff_id for layer in image.layers], blobs=[blob.digest for blob in image.blobs]))
-        raw = await asyncio.to_thread(self.tools.store.blobs.read, image.config_blob.digest)
+        raw = await threads.run(self.tools.store.blobs.read, image.config_blob.digest)
         return shape.from_image(image, raw)
 
     def _keep(self, current: shape.Shape) -> None:

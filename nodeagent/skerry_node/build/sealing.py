@@ -26,6 +26,8 @@ _OCI_TYPES = {
     "application/vnd.docker.image.rootfs.diff.tar": "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.docker.image.rootfs.diff.tar.zstd": "application/vnd.oci.image.layer.v1.tar+zstd",
 }
+UNNAMED = "localhost/unnamed"
+"""The repository of images that were given no name; the tag is the beginning of the digest."""
 _LEVEL, _GZIP_WINDOW = 1, 31
 
 
@@ -103,7 +105,7 @@ def as_oci(found: Layer) -> Layer:
 
 
 def make_image(store: Store, raw_config: Mapping[str, Any], layers: Sequence[Layer], *, references: Sequence[str]) -> Image:
-    """The image of *raw_config* over *layers*, which the caller holds, visible under each of *references* (at least one). Blocks."""
+    """The image of *raw_config* over *layers*, which the caller holds, visible under each of *references*; without one, under UNNAMED. Blocks."""
     config_bytes = _render(raw_config)
     config_blob = Blob(digest=digest_of(config_bytes), size_bytes=len(config_bytes), media_type=_CONFIG_TYPE)
     layers = tuple(as_oci(each) for each in layers)
@@ -123,7 +125,7 @@ def make_image(store: Store, raw_config: Mapping[str, Any], layers: Sequence[Lay
                 reference=reference, digest=digest, media_type=_MANIFEST_TYPE, manifest_bytes=len(manifest_bytes), config_blob=config_blob,
                 config=image_config.parse_config(raw_config), layers=layers, is_local=True,
             )
-            for reference in references
+            for reference in references or [f"{UNNAMED}:{digest.removeprefix('sha256:')[:12]}"]
         ]  # fmt: skip
         for image in images:
             store.add(image)

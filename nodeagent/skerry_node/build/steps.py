@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import hashlib
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from skerry_node.build import cache, configs, copies, progress, running, scope, scripts, sealing, shape, words
+from skerry_node.build import cache, configs, copies, progress, running, scope, scripts, sealing, shape, threads, words
 from skerry_node.build import instructions as kinds
 from skerry_node.build.errors import BuildError, CommandFailed
 from skerry_node.image import config as image_config
@@ -67,8 +66,8 @@ class Stage:
     async def _copy(self, step: kinds.Copy, emit: progress.Emit) -> None:
         source = await copies.find_source(self, step)
         with contextlib.ExitStack() as opened:
-            copying = await asyncio.to_thread(copies.prepare, self, step, source, opened)
-            digest = await asyncio.to_thread(copying.digest)
+            copying = await threads.run(copies.prepare, self, step, source, opened)
+            digest = await threads.run(copying.digest)
             key = cache.key_of(["COPY", self.current.diff_ids, digest, self.request.source_date_epoch])
             layer = await self._cached(key, emit, lambda: self.seal(copying.write))
         self._advance(step, self.current.config, layer)
@@ -102,7 +101,7 @@ class Stage:
                 epoch = self.request.source_date_epoch
                 return diffing.write_layer(finished.upper_fd, out, id_base=finished.id_base, clamp_seconds=epoch).entries
 
-            return await asyncio.to_thread(self.seal, write)
+            return await threads.run(self.seal, write)
 
     def seal(self, write: Callable[[tarwriting.Output], int]) -> Layer | None:
         """The layer of what *write* writes. Blocks."""
@@ -111,23 +110,23 @@ class Stage:
     async def _cached(self, key: str, emit: progress.Emit, make: Callable[[], Layer | None]) -> Layer | None:
         is_known, layer = await self._find_cached(key, emit)
         if not is_known:
-            layer = await asyncio.to_thread(make)
+            layer = await threads.run(make)
             await self._note(key, layer, emit)
         return layer
 
     async def _find_cached(self, key: str, emit: progress.Emit) -> tuple[bool, Layer | None]:
         if not self.request.use_cache:
             return False, None
-        is_known, layer = await asyncio.to_thread(self.tools.cache.find, key)
+        is_known, layer = await threads.run(self.tools.cache.find, key)
         if layer is not None:
             self.held.enter_context(self.tools.store.hold([layer.diff_id], blobs=[layer.blob.digest]))
-            is_known, layer = await asyncio.to_thread(self.tools.cache.find, key)  # again, now that nobody can take it away
+            is_known, layer = await threads.run(self.tools.cache.find, key)  # again, now that nobody can take it away
         if is_known:
             await emit(progress.Cached())
         return is_known, layer
 
     async def _note(self, key: str, layer: Layer | None, emit: progress.Emit) -> None:
-        await asyncio.to_thread(self.tools.cache.write, key, layer)
+        await threads.run(self.tools.cache.write, key, layer)
         if layer is not None:
             await emit(progress.Sealed(diff_id=layer.diff_id, size_bytes=layer.size_bytes))
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from skerry_api import sandbox as api
 from skerry_api.errors import InvalidManifest
-from skerry_node.serving import images, logs, pulls, stream_routes, waiting
+from skerry_node.serving import building, images, logs, pulls, stream_routes, waiting
 from skerry_node.serving.backend import Backend, Image, Refused
 from skerry_node.standalone import errors as standalone_errors
 
@@ -25,8 +25,14 @@ _SETTLE_SECONDS, _SETTLE_POLL_SECONDS = 2.0, 0.001
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, carrier: images.Carrier | None = None) -> web.Application:
-    """Every route over *backend*, and those over *carrier* when there is one."""
+def make_application(
+    backend: Backend,
+    *,
+    metrics: Callable[[], bytes] | None,
+    carrier: images.Carrier | None = None,
+    builder: building.Builder | None = None,
+) -> web.Application:
+    """Every route over *backend*, and those over *carrier* and *builder* when there are such."""
     application = web.Application(middlewares=[errors_as_json], client_max_size=MAX_REQUEST_BYTES)
     routes = _Routes(backend, metrics=metrics)
     one = "/v1/sandboxes/{namespace}/{name}"
@@ -51,6 +57,8 @@ def make_application(backend: Backend, *, metrics: Callable[[], bytes] | None, c
     )
     if carrier is not None:
         images.add_routes(application, carrier, routes.find)
+    if builder is not None:
+        building.add_routes(application, builder)
     return application
 
 

@@ -11,6 +11,7 @@ from aiohttp import web
 
 from skerry_node.serving import routes
 from skerry_node.serving.backend import Backend
+from skerry_node.serving.building import Builder
 from skerry_node.serving.images import Carrier
 
 _BACKLOG = 128
@@ -32,14 +33,16 @@ class Server:
                 os.unlink(self._path)
 
 
-async def start(backend: Backend, *, path: str, metrics: Callable[[], bytes] | None = None, carrier: Carrier | None = None) -> Server:
+async def start(
+    backend: Backend, *, path: str, metrics: Callable[[], bytes] | None = None, carrier: Carrier | None = None, builder: Builder | None = None
+) -> Server:
     """Listen at *path*, mode 0600, in place of whatever socket a dead agent left there.
 
     *metrics* renders the text that Prometheus reads. Raises OSError. A request ends with its client: a reader of logs
     that goes away leaves nothing behind.
     """
     runner = web.AppRunner(
-        routes.make_application(backend, metrics=metrics, carrier=carrier),
+        routes.make_application(backend, metrics=metrics, carrier=carrier, builder=builder),
         handler_cancellation=True,
         access_log=None,
         shutdown_timeout=1,
