@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from skerry_api.sandbox import NetworkMode, Sandbox, TerminationReason
 from skerry_node import handles, imaging, launching, lives, observe, plan, report
 from skerry_node.cgroup import stats
+from skerry_node.image import integrity
 from skerry_node.image.store import Image
 from skerry_node.keeper import client, records
 from skerry_node.model import Life, Observed, Stopping
@@ -49,6 +50,7 @@ class Hands:
     spent: list[int] = field(default_factory=list)
     dressed: set[str] = field(default_factory=set)
     favourite: Layers | None = None
+    checks: integrity.Checks | None = None
 
 
 @dataclass(slots=True)
@@ -135,6 +137,8 @@ async def _start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     lease = hands.view.leases.find(case.uid)
     if lease is None:
         raise FileNotFoundError(f"the lease of {case.uid} vanished")
+    if hands.checks is not None:
+        await hands.checks.ensure(case.image)
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     is_dressed = case.uid in hands.dressed
     hands.dressed.discard(case.uid)

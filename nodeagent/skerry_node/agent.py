@@ -10,8 +10,9 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, building, carrying, errors, handles, imaging, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, building, carrying, errors, handles, housekeeping, imaging, loop, metrics, observe, serving_metrics
 from skerry_node.cgroup import group, hierarchy, stats
+from skerry_node.image import collecting
 from skerry_node.image.pulling import Puller
 from skerry_node.image.registry import client as registry
 from skerry_node.image.registry.hosts import Hosts
@@ -74,6 +75,7 @@ class Agent:
             hands=self.hands, store=self.store, guests=self.loop.guests, poke=self.loop.poke, poke_all=self.loop.poke_all,
             directory=settings.builds_dir,
         )  # fmt: skip
+        self.house = self._make_house()
 
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
@@ -91,6 +93,7 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.loop.run())
+                tasks.create_task(self.house.run())
                 self._open_stream_door(tasks)
         finally:
             await scrape.close()
@@ -98,6 +101,14 @@ class Agent:
             await self.images.close()
             await self.hands.keeper.close()
             await self.source.close()
+
+    def _make_house(self) -> housekeeping.Housekeeping:
+        settings = self.settings
+        self.store.verified.load(settings.verified_path)
+        limits = collecting.Limits(settings.image_high_percent, settings.image_low_percent, settings.image_minimum_age_seconds)
+        house = housekeeping.Housekeeping(self.hands, self.store, limits, wanted=self.loop.known, poke=self.loop.poke_all)
+        self.hands.checks = house.checks
+        return house
 
     def _open_stream_door(self, tasks: asyncio.TaskGroup) -> None:
         """In a cluster: the gateway's way in."""

@@ -54,6 +54,10 @@ class Loop:
             tasks.create_task(self._pool.run())
             tasks.create_task(self._beat())
 
+    def known(self) -> tuple[Sandbox, ...] | None:
+        """Every sandbox of this node; None before a first complete list, when nothing may be concluded from one that is not there."""
+        return tuple(self.wanted.values()) if self._orphans.has_complete_list else None
+
     def poke(self, uid: str) -> None:
         """Look at *uid* as soon as possible; one look serves any number of pokes."""
         self._dirty.add(uid)

@@ -37,6 +37,11 @@ class Settings:
     log_segment_bytes: int = 4 << 20
     log_segments: int = 4
     keep_blobs: KeepBlobs = KeepBlobs.LOCAL
+    image_high_percent: int = 85
+    image_low_percent: int = 80
+    image_minimum_age_seconds: float = 120.0
+    """When unused images go: the kubelet's --image-gc-* flags and their defaults."""
+    scrub_bytes_per_second: int = 8 << 20
     nameservers: tuple[str, ...] = ()
     allow_host_network: bool = False
     manifests_dir: str | None = None
@@ -71,6 +76,11 @@ class Settings:
     def sandboxes_dir(self) -> str:
         """Runtime records, one directory per sandbox uid, gone after a reboot."""
         return os.path.join(self.run_dir, "sandboxes")
+
+    @property
+    def verified_path(self) -> str:
+        """Which layers are known to be fine since boot."""
+        return os.path.join(self.run_dir, "verified-layers")
 
     @property
     def leases_dir(self) -> str:

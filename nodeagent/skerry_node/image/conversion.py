@@ -139,6 +139,7 @@ class _Target:
 
     def __init__(self, store: Store, promise: Promise) -> None:
         self.promise = promise
+        self._store = store
         self._directory_fd = store.layers_fd
         self._name = layer_name(promise.diff_id)
         self._temporary = f".{self._name}.{os.getpid()}.{os.urandom(4).hex()}"
@@ -154,6 +155,7 @@ class _Target:
         verity.enable(self._temporary, directory_fd=self._directory_fd)
         os.rename(self._temporary, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         os.fsync(self._directory_fd)
+        self._store.verified.add(self._name)
         promise = self.promise
         blob = Blob(digest=promise.digest, size_bytes=promise.size_bytes, media_type=promise.media_type)
         return Layer(diff_id=promise.diff_id, size_bytes=sealed.size_bytes, path=self._name, seal=sealed.seal, blob=blob)

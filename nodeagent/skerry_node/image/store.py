@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
@@ -20,6 +21,7 @@ from skerry_node.image.blobs import Blobs, sync_directory
 from skerry_node.image.errors import ImageNotFound, InvalidReference
 from skerry_node.image.proofs import Proofs
 from skerry_node.image.record import Blob, Image, Layer, layer_name
+from skerry_node.image.verified import Verified
 from skerry_node.image.workers import Nursery
 from skerry_node.settings import KeepBlobs
 
@@ -38,6 +40,7 @@ class Store:
         self.blobs = Blobs(os.path.join(root, "blobs"))
         self.proofs = Proofs(os.path.join(root, "proofs"))
         self.nursery = Nursery()
+        self.verified = Verified(self.layers_fd)
         self._keep_blobs = keep_blobs
         self._lock = threading.Lock()
         self._images: dict[str, Image] = {}
@@ -146,12 +149,24 @@ class Store:
             self.proofs.keep(each.digest for each in self._all())
             return self._drop_unused(self._kept(image))
 
+    def touch(self, names: Iterable[str]) -> None:
+        """Note that these references are in use now."""
+        for reference in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(self._record_path(reference))
+
+    def used_at(self, reference: str) -> float:
+        """When it was last in use, or came; seconds since 1970. Now, when it has no record."""
+        try:
+            return os.stat(self._record_path(reference)).st_mtime
+        except FileNotFoundError:
+            return time.time()
+
     def drop_layer(self, diff_id: str) -> tuple[Image, ...]:
         """Delete a layer that was found damaged; returns the images that are broken by it, which are not found until brought in again."""
         with self._lock:
             hit = tuple(image for image in self._images.values() if any(layer.diff_id == diff_id for layer in image.layers))
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(layer_name(diff_id), dir_fd=self.layers_fd)
+            self._unlink([layer_name(diff_id)])
             for image in hit:
                 self._broken[image.reference] = self._images.pop(image.reference)
         return hit
@@ -192,11 +207,21 @@ class Store:
         for name in gone:
             if record.is_digest(name):
                 self.blobs.remove(name)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(name, dir_fd=self.layers_fd)
             self._held.pop(name, None)
-        return tuple(name for name in gone if record.is_layer_name(name))
+        layers = tuple(name for name in gone if record.is_layer_name(name))
+        self._unlink(layers)
+        return layers
+
+    def _unlink(self, names: Iterable[str]) -> None:
+        """Delete layers. The kernel frees a large file when it is closed for the last time, which nobody has to wait for."""
+        fds = []
+        for name in names:
+            self.verified.discard(name)
+            with contextlib.suppress(FileNotFoundError):
+                fds.append(os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.layers_fd))
+                os.unlink(name, dir_fd=self.layers_fd)
+        if fds:
+            threading.Thread(target=_close_all, args=(fds,), name="free", daemon=True).start()
 
     def _kept(self, image: Image) -> tuple[str, ...]:
         """What the image keeps here: its layers' files, and the digests of its blobs."""
@@ -236,6 +261,11 @@ def _find(images: dict[str, Image], text: str) -> Image | None:
     if found is None and wanted.digest is not None:
         found = next((image for image in tuple(images.values()) if image.digest == wanted.digest), None)
     return found
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _not_found(text: str) -> ImageNotFound:
