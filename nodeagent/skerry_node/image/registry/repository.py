@@ -56,12 +56,13 @@ class Site:
 
     @asynccontextmanager
     async def open(
-        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, body: bytes | None = None,
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
         """The answer to a request below the repository, its status below 300, its body to be read. Raises RegistryError's subclasses."""
-        url = self._base.with_path(f"{self._base.path}/{path}")
+        url = self._base.with_path(f"{self._base.path}/{path}").with_query(query)
         if self.endpoint.is_mirror:
-            url = url.with_query({"ns": self.endpoint.domain})
+            url = url.update_query({"ns": self.endpoint.domain})
         async with self.open_url(method, url, headers=headers, body=body) as response:
             yield response
 

@@ -63,7 +63,7 @@ class Transport:
                 break
             target = response.headers.get("Location", "")
             response.close()
-            url = _follow(url, target)
+            url = follow(url, target)
         else:
             raise RegistryUnavailable(f"{endpoint.host} redirects more than {MAX_REDIRECTS} times")
         try:
@@ -125,8 +125,8 @@ def _headers(headers: Mapping[str, str], endpoint: Endpoint, authorization: str 
     return {**headers, **dict(endpoint.headers), **({"Authorization": authorization} if authorization else {})}
 
 
-def _follow(url: URL, target: str) -> URL:
-    """Where a redirect leads. Raises RegistryUnavailable when that is no http, or leaves TLS behind."""
+def follow(url: URL, target: str) -> URL:
+    """Where a redirect, or the place of an upload, leads. Raises RegistryUnavailable when that is no http, or leaves TLS behind."""
     try:
         found = url.join(URL(target))
     except ValueError:
