@@ -76,3 +76,20 @@ class ImageCalls:
     def save_images(self, references: Sequence[str], *, form: str = "docker-archive") -> Iterator[bytes]:
         """The images as one tar, in pieces: *form* is docker-archive (an OCI layout too) or oci-archive."""
         return self.transport.read_chunks("/v1/images/archive", query={"reference": list(references), "format": form})
+
+    def export(self, name: str, *, namespace: str | None = None) -> Iterator[bytes]:
+        """The sandbox's root filesystem as a tar, in pieces, whether it runs or not."""
+        return self.transport.read_chunks(self._target(name, namespace) + "/export")
+
+    def commit(
+        self, name: str, reference: str, *, changes: Sequence[str] = (), message: str = "", author: str = "", namespace: str | None = None
+    ) -> dict[str, Any]:
+        """Make an image of what the sandbox changed, on its own image: reference, digest, layer, dropped, droppedCount.
+
+        *changes* are instructions for its config, as `CMD ["sh"]`, `ENV A=b`. A sandbox that runs goes on, and is taken as it is met.
+        """
+        body = {"reference": reference, "changes": list(changes), "message": message, "author": author}
+        return dict(self.transport.request("POST", self._target(name, namespace) + "/commit", body=body, timeout_seconds=None))
+
+    def _target(self, name: str, namespace: str | None) -> str:
+        raise NotImplementedError

@@ -10,7 +10,8 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, building, carrying, errors, handles, housekeeping, imaging, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, building, errors, handles, housekeeping, imaging, loop, metrics, observe, serving_metrics
+from skerry_node.carrying import carrier
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image import collecting
 from skerry_node.image.pulling import Puller
@@ -84,7 +85,7 @@ class Agent:
             backend.Backend(self),
             path=self.settings.agent_socket,
             metrics=self.meters.render,
-            carrier=carrying.Carrier(self.store, self.loop),
+            carrier=carrier.Carrier(self.store, self.loop),
             builder=self.builds,
         )
         await self.sessions.adopt()

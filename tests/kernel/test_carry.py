@@ -128,3 +128,123 @@ def test_what_is_not_kept_is_not_half_saved(ledger, tmp_path):
         done = skerry(node, "image", "save", "-o", str(tmp_path / "saved.tar"), images.REFERENCE, check=False)
         assert done.returncode == 125
         assert not any("saved" in name for name in os.listdir(tmp_path))
+
+
+WORK = """
+set -e
+echo changed > /etc/added; rm /home/alice -r; mkdir -p /srv/new; echo text > /srv/new/file; ln /srv/new/file /srv/new/same; ln -s file /srv/new/link
+chown 1000:1000 /srv/new/file; chmod 4755 /srv/new/file; rm -r /tmp; mkdir /tmp; mkfifo /srv/fifo
+dd if=/dev/zero of=/srv/sparse bs=1 count=1 seek=20M
+touch /srv/.wh.not-a-whiteout
+"""
+LOOK = """cd /; find . -xdev | sed s,^./,, | while read -r p; do stat -c '%n|%A|%u/%g' "$p"; done"""
+MOUNTED = {"dev", "proc", "sys", "etc/hosts", "etc/hostname", "etc/resolv.conf", "", "."}
+"""The sandbox sees what lies over them."""
+
+
+def listing(path):
+    """What tar says of an archive, by name: kind, mode, owner, size, target."""
+    lines = run("tar", "--numeric-owner", "-tvf", path).splitlines()
+    found = {}
+    for line in lines:
+        mode, owner, size, _, _, name = line.split(None, 5)
+        name, _, target = name.replace(" link to ", " -> ").partition(" -> ")
+        found[name.removeprefix("./").rstrip("/")] = (mode, owner, size, target)
+    return found
+
+
+@pytest.mark.parametrize("is_stopped", [False, True], ids=["running", "stopped"])
+def test_an_exported_root_is_what_the_sandbox_sees(node, tmp_path, is_stopped):
+    """Merged from layers and changes: names, kinds, modes, owners, sizes as the sandbox itself lists them."""
+    script = f"{WORK}\n{LOOK}\necho END\n" + ("" if is_stopped else "sleep 1000")
+    with node.sandbox("a", "sh", "-c", script, image="configured:1", user="0"):
+        if is_stopped:
+            node.wait_end("a")
+        else:
+            wait_for_output(node, "a", "END\n")
+        seen = {}
+        for line in node.output("a").splitlines():
+            if line.count("|") == 2:
+                name, mode, owner = line.split("|")
+                seen[name] = (mode, owner)
+        target = tmp_path / "root.tar"
+        skerry(node, "export", "-o", str(target), "a")
+    found = listing(target)
+    told = {name: (mode.replace("h", "-", 1) if mode[0] == "h" else mode, owner) for name, (mode, owner, _, _) in found.items()}
+    names = (told.keys() | seen.keys()) - MOUNTED
+    assert {name: (told.get(name), seen.get(name)) for name in names if told.get(name) != seen.get(name)} == {}
+    assert found["srv/new/file"][:2] == ("-rwsr-xr-x", "1000/1000")
+    assert found["srv/new/same"][3] == "srv/new/file"
+    assert found["srv/sparse"][2] == str((20 << 20) + 1)
+    assert "srv/.wh.not-a-whiteout" in found
+    assert "home/alice" not in found
+    assert target.stat().st_size < 8 << 20
+    content = subprocess.run(["tar", "-xOf", str(target), "etc/added", "./etc/passwd"], check=False, capture_output=True).stdout
+    assert content.startswith(b"changed\n")
+
+
+def wait_for_output(node, name, text):
+    node.wait(name, lambda _: text in node.output(name))
+
+
+def test_a_committed_sandbox_is_an_image(node, tmp_path):
+    """It runs with what was changed, shares the layers below, is read by others, and committed again from the same tree has the same layer."""
+    with node.sandbox("a", "sh", "-c", WORK, image="configured:1", user="0"):
+        assert node.wait_end("a").exit_code == 0
+        changes = ["-c", 'CMD ["cat", "/etc/added"]', "-c", "ENV GREETING='hello world' HOME=/srv", "-c", "USER 1000", "-c", "LABEL made=here"]
+        done = skerry(node, "commit", *changes, "-m", "words", "-a", "alice", "a", "new:1")
+        again = node.client.commit("a", "new:2")
+    assert done.stdout.split()[0] == b"docker.io/library/new:1"
+    assert b"srv/.wh.not-a-whiteout" in done.stderr
+    image, base = node.client.inspect_image("new:1"), node.client.inspect_image("configured:1")
+    assert [layer["diffId"] for layer in image["layers"][:-1]] == [layer["diffId"] for layer in base["layers"]]
+    assert image["layers"][-1]["diffId"] == again["layer"]["diffId"]
+    assert image["config"]["Cmd"] == ["cat", "/etc/added"]
+    assert {"GREETING=hello world", "HOME=/srv"} <= set(image["config"]["Env"])
+    assert (image["config"]["User"], image["config"]["Labels"], image["author"]) == ("1000", {"made": "here"}, "alice")
+    assert node.client.image_history("new:1")[-1]["comment"] == "words"
+    with node.sandbox("b", "", image="new:1", command=None):
+        assert node.wait_end("b").exit_code == 0
+        assert node.output("b") == "changed\n"
+    with node.sandbox("c", "sh", "-c", "ls -A /home /srv /srv/new /tmp; stat -c %A-%u-%h /srv/new/file; id -u; echo $GREETING", image="new:1"):
+        node.wait_end("c")
+        assert node.output("c") == (
+            "/home:\n\n/srv:\nfifo\nnew\nsparse\n\n/srv/new:\nfile\nlink\nsame\n\n/tmp:\n-rwsr-xr-x-1000-2\n1000\nhello world\n"
+        )
+    skerry(node, "image", "save", "--format", "oci-dir", "-o", str(tmp_path / "new"), "new:1")
+    run("umoci", "unpack", "--image", f"{tmp_path / 'new'}:1", tmp_path / "bundle")
+    assert (tmp_path / "bundle/rootfs/etc/added").read_text() == "changed\n"
+    assert not os.path.lexists(tmp_path / "bundle/rootfs/home/alice")
+    assert (tmp_path / "bundle/rootfs/srv/new/same").stat().st_nlink == 2
+
+
+def test_a_sandbox_that_changed_nothing_is_committed(node):
+    """Only the config is new: no layer comes to it."""
+    with node.sandbox("a", "true", image="configured:1"):
+        node.wait_end("a")
+        done = node.client.commit("a", "same:1", changes=["WORKDIR /etc"])
+    assert done["layer"] is None
+    image = node.client.inspect_image("same:1")
+    assert (len(image["layers"]), image["config"]["WorkingDir"]) == (2, "/etc")
+
+
+@pytest.mark.parametrize(
+    ("reference", "changes", "problem"),
+    [
+        pytest.param("UPPER", [], "reference", id="no reference"),
+        pytest.param("a:1", ["RUN rm -rf /"], "changes no config", id="run"),
+        pytest.param("a:1", ["COPY a b"], "changes no config", id="copy"),
+        pytest.param("a:1", ["FROM busybox"], "FROM busybox", id="from"),
+        pytest.param("a:1", ["CMD a\nRUN b"], "one line", id="two lines"),
+        pytest.param("a:1", ["NONSENSE"], "NONSENSE", id="unknown"),
+        pytest.param("a:1", ["EXPOSE 99999"], "port", id="no port"),
+        pytest.param("a:1", ["USER a b"], "USER", id="no user"),
+    ],
+)
+def test_a_commit_that_makes_no_sense_is_refused(node, reference, changes, problem):
+    """With a sentence that names the change, and no image appears."""
+    with node.sandbox("a", "true", image="configured:1"):
+        node.wait_end("a")
+        with pytest.raises(Refused, match=problem):
+            node.client.commit("a", reference, changes=changes)
+    assert len(node.client.images()) == 2

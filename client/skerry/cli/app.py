@@ -33,6 +33,8 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),
     ("build", building.build),
+    ("export", carrying.export),
+    ("commit", carrying.commit),
     ("info", looking.info),
     ("version", looking.version),
 )

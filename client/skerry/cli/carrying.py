@@ -1,4 +1,4 @@
-"""Commands that look into images and carry them away: `skerry image inspect, history, tag, save, prune`."""
+"""Commands that look into images and carry them away, and that make them of sandboxes: `skerry image ...`, `skerry export`, `skerry commit`."""
 
 from __future__ import annotations
 
@@ -99,6 +99,39 @@ def prune(
     for reference in done["references"]:
         print(reference)
     print(f"{'would free' if dry_run else 'freed'} {output.render_bytes(done['freedBytes'])}", file=sys.stderr)
+
+
+def export(
+    name: options.Name,
+    target: Annotated[str | None, typer.Option("--output", "-o", metavar="FILE", help="Where to write; `-` or nothing: stdout.")] = None,
+    socket: options.Socket = None,
+    namespace: options.Namespace = None,
+) -> None:
+    """Write a sandbox's root filesystem to a tar, whether it runs or not."""
+    namespace, name = options.split(name, namespace)
+    files.write(options.connect(socket, namespace).export(name), target)
+
+
+def commit(
+    name: options.Name,
+    reference: Annotated[str, typer.Argument(metavar="REFERENCE", help="The new image's name.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--change", "-c", metavar="INSTRUCTION", help="CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, USER, WORKDIR, ...; repeat it."),
+    ] = None,
+    message: Annotated[str, typer.Option("--message", "-m", metavar="TEXT", help="A comment for its history.")] = "",
+    author: Annotated[str, typer.Option("--author", "-a", metavar="TEXT", help="Who made it.")] = "",
+    socket: options.Socket = None,
+    namespace: options.Namespace = None,
+) -> None:
+    """Make an image of what a sandbox changed: its writable layer on its image."""
+    namespace, name = options.split(name, namespace)
+    done = options.connect(socket, namespace).commit(name, reference, changes=changes or (), message=message, author=author)
+    print(f"{done['reference']}   {done['digest']}")
+    for each in done["dropped"]:
+        print(f"left out {output.plain(each['path'])}: {each['reason']}", file=sys.stderr)
+    if done["droppedCount"] > len(done["dropped"]):
+        print(f"left out {done['droppedCount'] - len(done['dropped'])} more", file=sys.stderr)
 
 
 COMMANDS = (("inspect", inspect), ("history", history), ("tag", tag), ("save", save), ("prune", prune))

@@ -60,6 +60,14 @@ _EXAMPLES = {
         "skerry wait --for ready --timeout 10 web",
         "skerry wait --for deleted web",
     ),
+    "export": (
+        "skerry export -o web.tar web",
+        "skerry export web | tar -t",
+    ),
+    "commit": (
+        "skerry commit web web-image:1",
+        """skerry commit -c 'CMD ["httpd", "-f"]' -c 'ENV MODE=live' -m 'as of today' web web-image:2""",
+    ),
     "image import": (
         "skerry image import ./busybox-layout busybox:latest",
         "skopeo copy docker://alpine:3 oci-archive:alpine.tar && skerry image import alpine.tar alpine:3",

@@ -6,7 +6,7 @@ another place. Parents come before children, names in byte order.
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 import stat
 from collections.abc import Generator, Iterator
@@ -20,6 +20,8 @@ MAX_DEPTH = 256
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOATIME | os.O_CLOEXEC
 """Non-blocking, for a pipe that takes the place of a file in between."""
+_EXCHANGED = frozenset({errno.ELOOP, errno.ENOTDIR, errno.ENXIO, errno.EINVAL})
+"""Became a link, no directory, a socket, no link between two calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,86 +46,78 @@ def walk(root_fd: int, *, max_entries: int = tar.MAX_ENTRIES) -> Generator[Found
 
     Raises InvalidTree for what is too large or too deep, OSError. Close the generator (contextlib.closing): it holds directories open.
     """
-    walker = _Walk(root_fd, max_entries=max_entries)
+    device, left = os.fstat(root_fd).st_dev, max_entries
+    levels: list[_Level] = []
     try:
-        yield from walker.run()
-    finally:
-        walker.close()
-
-
-class _Walk:
-    """The directories that are open between the root and where the walk is."""
-
-    def __init__(self, root_fd: int, *, max_entries: int) -> None:
-        self._root_fd = root_fd
-        self._device = os.fstat(root_fd).st_dev
-        self._entries_left = max_entries
-        self._levels: list[_Level] = []
-
-    def close(self) -> None:
-        """Close what is open."""
-        while self._levels:
-            os.close(self._levels.pop().fd)
-
-    def run(self) -> Iterator[Found]:
-        """Give every entry."""
-        yield from self._enter(os.open(b".", _DIRECTORY, dir_fd=self._root_fd), b"")
-        while self._levels:
-            level = self._levels[-1]
-            name = next(level.names, None)
+        found: Found | None = look(root_fd, b".", b"", device=device)
+        while True:
+            if found is not None and stat.S_ISDIR(found.info.st_mode):
+                assert found.fd is not None
+                levels.append(_Level(fd=found.fd, path=found.path, names=iter(())))
+                check_depth(len(levels), found.path)
+                names = list_names(found.fd, limit=left)
+                left -= len(names)
+                levels[-1].names = iter(names)
+                yield found
+            elif found is not None:
+                try:
+                    yield found
+                finally:
+                    close(found)
+            name = None
+            while levels and name is None:
+                name = next(levels[-1].names, None)
+                if name is None:
+                    os.close(levels.pop().fd)
             if name is None:
-                os.close(self._levels.pop().fd)
-            else:
-                path = level.path + b"/" + name if level.path else name
-                yield from self._look(level.fd, name, path)
+                return
+            above = levels[-1]
+            found = look(above.fd, name, above.path + b"/" + name if above.path else name, device=device)
+    finally:
+        for level in levels:
+            os.close(level.fd)
 
-    def _enter(self, fd: int, path: bytes) -> Iterator[Found]:
-        """Give a directory, and have its children come next; *fd* becomes ours."""
-        if len(self._levels) >= MAX_DEPTH:
-            os.close(fd)
-            raise InvalidTree(f"{path[:80]!r} lies deeper than {MAX_DEPTH} directories")
-        level = _Level(fd=fd, path=path, names=iter(()))
-        self._levels.append(level)
-        info = os.fstat(fd)
-        if info.st_dev == self._device:
-            level.names = iter(self._list(fd))
-            yield Found(path=path, info=info, fd=fd)
 
-    def _list(self, fd: int) -> list[bytes]:
-        names = []
-        with os.scandir(fd) as entries:
-            for entry in entries:
-                self._entries_left -= 1
-                if self._entries_left < 0:
-                    raise InvalidTree("the tree has too many entries")
-                names.append(os.fsencode(entry.name))
-        return sorted(names)
+def check_depth(depth: int, path: bytes) -> None:
+    """Hold the number of open directories. Raises InvalidTree."""
+    if depth > MAX_DEPTH:
+        raise InvalidTree(f"{path[:80]!r} lies deeper than {MAX_DEPTH} directories")
 
-    def _look(self, directory_fd: int, name: bytes, path: bytes) -> Iterator[Found]:
-        """Give what *name* is now; nothing, when it has gone or became something else between two looks."""
-        with contextlib.suppress(FileNotFoundError):
-            info = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
-            if stat.S_ISDIR(info.st_mode):
-                with contextlib.suppress(NotADirectoryError):
-                    yield from self._enter(os.open(name, _DIRECTORY, dir_fd=directory_fd), path)
-            elif stat.S_ISREG(info.st_mode):
-                yield from self._open(directory_fd, name, path)
-            elif stat.S_ISLNK(info.st_mode):
-                with contextlib.suppress(OSError):  # EINVAL: no link any more
-                    yield Found(path=path, info=info, fd=None, target=os.readlink(name, dir_fd=directory_fd))
-            else:
-                yield Found(path=path, info=info, fd=None)
 
-    def _open(self, directory_fd: int, name: bytes, path: bytes) -> Iterator[Found]:
-        try:
-            fd = os.open(name, _FILE, dir_fd=directory_fd)
-        except OSError:  # ELOOP, ENXIO: exchanged for a link, a socket
-            if stat.S_ISREG(os.stat(name, dir_fd=directory_fd, follow_symlinks=False).st_mode):
-                raise
-            return
-        try:
-            info = os.fstat(fd)
-            if stat.S_ISREG(info.st_mode) and info.st_dev == self._device:
-                yield Found(path=path, info=info, fd=fd)
-        finally:
-            os.close(fd)
+def list_names(fd: int, *, limit: int) -> list[bytes]:
+    """Names in the directory at *fd*, in byte order. Raises InvalidTree when there are more than *limit*."""
+    names: list[bytes] = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            if len(names) >= limit:
+                raise InvalidTree("the tree has too many entries")
+            names.append(os.fsencode(entry.name))
+    return sorted(names)
+
+
+def look(directory_fd: int, name: bytes, path: bytes, *, device: int) -> Found | None:
+    """What *name* is now; the caller closes its fd. None when it has gone, became something else between two looks, or is a mount."""
+    try:
+        info = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+        if stat.S_ISLNK(info.st_mode):
+            return Found(path=path, info=info, fd=None, target=os.readlink(name, dir_fd=directory_fd))
+        if not stat.S_ISDIR(info.st_mode) and not stat.S_ISREG(info.st_mode):
+            return Found(path=path, info=info, fd=None)
+        fd = os.open(name, _DIRECTORY if stat.S_ISDIR(info.st_mode) else _FILE, dir_fd=directory_fd)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in _EXCHANGED:
+            return None
+        raise
+    found = Found(path=path, info=os.fstat(fd), fd=fd)
+    if stat.S_IFMT(found.info.st_mode) == stat.S_IFMT(info.st_mode) and found.info.st_dev == device:
+        return found
+    os.close(fd)
+    return None
+
+
+def close(found: Found) -> None:
+    """Close what `look` opened."""
+    if found.fd is not None:
+        os.close(found.fd)

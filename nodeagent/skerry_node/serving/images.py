@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -16,6 +17,16 @@ _MAX_REFERENCES = 100
 _FORMATS = {"docker-archive": True, "oci-archive": False}
 
 Make = Callable[[outflow.Outflow], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRequest:
+    """What is asked for: the image's name, instructions for its config (`CMD ["sh"]`, `ENV A=b`), and words for its history."""
+
+    reference: str
+    changes: tuple[str, ...] = ()
+    message: str = ""
+    author: str = ""
 
 
 class Carrier(Protocol):
@@ -41,6 +52,14 @@ class Carrier(Protocol):
         """Hand *send* what writes the archive, with everything at hand that it needs for as long as it sends."""
         ...
 
+    async def export_sandbox(self, sandbox: Sandbox, *, send: Callable[[Make], Any]) -> Any:
+        """As `save_images`, of a sandbox's root filesystem."""
+        ...
+
+    async def commit_sandbox(self, sandbox: Sandbox, request: CommitRequest) -> Mapping[str, Any]:
+        """An image of a sandbox's writable layer on its image; plain data."""
+        ...
+
 
 def add_routes(application: web.Application, carrier: Carrier, find: Callable[[web.Request], Sandbox]) -> None:
     """Put the routes over *carrier* into *application*; *find* gives the sandbox that a request names."""
@@ -52,6 +71,8 @@ def add_routes(application: web.Application, carrier: Carrier, find: Callable[[w
             web.post("/v1/images/tag", routes.tag),
             web.post("/v1/images/prune", routes.prune),
             web.get("/v1/images/archive", routes.save),
+            web.get("/v1/sandboxes/{namespace}/{name}/export", routes.export),
+            web.post("/v1/sandboxes/{namespace}/{name}/commit", routes.commit),
         ]
     )
 
@@ -92,6 +113,24 @@ class _Routes:
         response = await self._carrier.save_images(references, for_docker=_FORMATS[form], send=lambda make: outflow.respond(request, make))
         assert isinstance(response, web.StreamResponse)
         return response
+
+    async def export(self, request: web.Request) -> web.StreamResponse:
+        """The answer is a tar of the root filesystem."""
+        response = await self._carrier.export_sandbox(self._find(request), send=lambda make: outflow.respond(request, make))
+        assert isinstance(response, web.StreamResponse)
+        return response
+
+    async def commit(self, request: web.Request) -> web.Response:
+        """Body: {"reference", "changes": optional lines of a Dockerfile, "message", "author": optional}."""
+        body = await read_body(request)
+        changes = body.get("changes") or []
+        if not isinstance(changes, list) or not all(isinstance(each, str) for each in changes):
+            raise Refused("must be a list of instructions", field="changes")
+        asked = CommitRequest(
+            reference=text_of(body, "reference"), changes=tuple(changes), message=text_of(body, "message", default=""),
+            author=text_of(body, "author", default=""),
+        )  # fmt: skip
+        return web.json_response(await self._carrier.commit_sandbox(self._find(request), asked), status=201)
 
 
 async def read_body(request: web.Request) -> Mapping[str, Any]:

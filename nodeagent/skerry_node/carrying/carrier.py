@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from skerry_api.sandbox import Sandbox
 from skerry_node import loop as loops
-from skerry_node.image import describing, saving
+from skerry_node.build.errors import BuildError
+from skerry_node.carrying import committing, exporting
+from skerry_node.image import base, describing, saving
 from skerry_node.image.errors import ImageError, ImageNotFound
-from skerry_node.image.record import Image
+from skerry_node.image.record import Image, Layer
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
+from skerry_node.serving import outflow
 from skerry_node.serving.backend import Refused
-from skerry_node.serving.images import Make
+from skerry_node.serving.images import CommitRequest, Make
 
 _Answer = TypeVar("_Answer")
 
@@ -70,6 +76,69 @@ class Carrier:
                 )  # fmt: skip
             return await send(lambda out: saving.write_archive(self._store, images, out, for_docker=for_docker))
 
+    async def export_sandbox(self, sandbox: Sandbox, *, send: Callable[[Make], Awaitable[_Answer]]) -> _Answer:
+        """Send the root filesystem of *sandbox* as a tar, whether it runs or not. Its layers stay until it is sent."""
+        image = self._image_of(sandbox)
+        names = [base.NAME, *(layer.path for layer in image.layers)]
+
+        def make(out: outflow.Outflow) -> None:
+            with _refusing(field=""), self._opened_upper(sandbox) as (upper_fd, id_base):
+                exporting.write_root(upper_fd, layers_fd=self._store.layers_fd, names=names, out=out, id_base=id_base)
+
+        with self._hold([image]):
+            return await send(make)
+
+    async def commit_sandbox(self, sandbox: Sandbox, request: CommitRequest) -> Mapping[str, Any]:
+        """Make an image of *sandbox*: reference, digest, the new layer, what was left out of it."""
+        image = self._image_of(sandbox)
+        with _refusing(field="changes"):
+            committing.parse_changes(request.changes)
+        with self._hold([image]), _refusing():
+            done = await asyncio.to_thread(self._commit, sandbox, image, request)
+        self._loop.poke_all()
+        return {
+            "reference": done.image.reference,
+            "digest": done.image.digest,
+            "layer": None
+            if done.layer is None
+            else {"digest": done.layer.blob.digest, "diffId": done.layer.diff_id, "sizeBytes": done.layer.size_bytes},
+            "dropped": [{"path": path.decode("utf-8", "replace"), "reason": reason} for path, reason in done.written.dropped],
+            "droppedCount": done.written.dropped_count,
+        }
+
+    def _commit(self, sandbox: Sandbox, image: Image, request: CommitRequest) -> committing.Committed:
+        with self._opened_upper(sandbox) as (upper_fd, id_base):
+            state_dir = self._loop.hands.settings.state_dir
+            return committing.commit(self._store, image, upper_fd, request, id_base=id_base, directory=state_dir, now_ns=time.time_ns())
+
+    def _image_of(self, sandbox: Sandbox) -> Image:
+        """The image that *sandbox* was started from, whatever its tag means now."""
+        digest = sandbox.status.image_digest
+        for image in self._store.images:
+            if image.digest == digest:
+                return image
+        found = self._store.find(sandbox.spec.image) if digest is None else None
+        if found is None:
+            problem = f"the image of {sandbox.metadata.name} is not here any more: {sandbox.spec.image} {digest or ''}".rstrip()
+            raise Refused(problem, status=409, reason="ImageNotFound")
+        return found
+
+    @contextlib.contextmanager
+    def _opened_upper(self, sandbox: Sandbox) -> Iterator[tuple[int | None, int]]:
+        """The writable layer's directory and the host id of its root; none while it has not run yet."""
+        view, uid = self._loop.hands.view, sandbox.metadata.uid
+        lease = view.leases.find(uid)
+        try:
+            fd = os.open(f"{uid}/upper", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=view.scratch_fd)
+        except FileNotFoundError:
+            yield None, 0
+            return
+        try:
+            owner = os.fstat(fd).st_uid
+            yield fd, view.leases.id_range(lease.slot)[0] if lease is not None else owner
+        finally:
+            os.close(fd)
+
     def _find(self, reference: str) -> Image:
         image = self._store.find(reference)
         if image is None:
@@ -101,6 +170,10 @@ class Carrier:
             yield
 
 
+def _describe(layer: Layer) -> dict[str, Any]:
+    return {"digest": layer.blob.digest, "diffId": layer.diff_id, "sizeBytes": layer.size_bytes}
+
+
 @contextlib.contextmanager
 def _refusing(*, field: str = "reference") -> Iterator[None]:
     """Say no in the door's words."""
@@ -110,3 +183,5 @@ def _refusing(*, field: str = "reference") -> Iterator[None]:
         raise Refused(str(error), status=404, reason=error.reason, field=field) from error
     except ImageError as error:
         raise Refused(str(error), reason=error.reason, field=field) from error
+    except BuildError as error:
+        raise Refused(error.problem, reason=error.reason, field=field) from error
