@@ -10,10 +10,15 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, node, peers
+from bench import cluster, node, peers, rates
 from bench.row import Row
 
-_SUITES: dict[str, Callable[[str], Iterable[Row]]] = {"node": node.measure, "peers": peers.measure, "cluster": cluster.measure}
+_SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
+    "node": node.measure,
+    "rates": rates.measure,
+    "peers": peers.measure,
+    "cluster": cluster.measure,
+}
 
 
 def main() -> None:
@@ -38,11 +43,15 @@ def _write(name: str, rows: list[Row]) -> None:
 
 
 def _print(rows: list[Row]) -> None:
-    print(f"\n{'SYSTEM':<12} {'WHAT':<52} {'P50':>9} {'P95':>9} {'MAX':>9} {'N':>5}  UNIT")
+    """A table; `OURS` is how many times our median a peer's is, where both were measured."""
+    ours = {(row.what, row.unit): statistics.median(row.samples) for row in rows if row.system == "skerry"}
+    print(f"\n{'SYSTEM':<12} {'WHAT':<56} {'P50':>9} {'P95':>9} {'MAX':>9} {'N':>5}  {'UNIT':<6} OURS")
     for row in rows:
         ordered = sorted(row.samples)
-        p95 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
-        print(f"{row.system:<12} {row.what:<52} {statistics.median(ordered):>9.2f} {p95:>9.2f} {ordered[-1]:>9.2f} {len(ordered):>5}  {row.unit}")
+        middle, p95 = statistics.median(ordered), ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+        ratio = "" if row.system == "skerry" or (row.what, row.unit) not in ours else f"{middle / ours[row.what, row.unit]:.1f} x"
+        numbers = f"{middle:>9.2f} {p95:>9.2f} {ordered[-1]:>9.2f} {len(ordered):>5}"
+        print(f"{row.system:<12} {row.what:<56} {numbers}  {row.unit:<6} {ratio}".rstrip())
 
 
 if __name__ == "__main__":

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
+from bench import engines
 from bench.row import Row
 from tests.harness import images, standalone
 
@@ -16,48 +17,61 @@ _ROUNDS = 20
 
 
 def measure(directory: str) -> Iterable[Row]:
-    """A run of `true` to its end: ours through the agent's door, bubblewrap, runc, where they are installed."""
+    """A run of `true` to its end: ours through the agent's door, and every one of bubblewrap, runc, containerd and docker that is installed."""
     layout = images.busybox_layout(os.path.join(directory, "layout"))
-    runners: dict[str, Callable[[int], None]] = {}
     root = os.path.join(directory, "bundle", "rootfs")
     os.makedirs(os.path.join(root, "bin"))
     shutil.copy(images.BUSYBOX, os.path.join(root, "bin", "true"))
-    if shutil.which("bwrap"):
-        runners["bubblewrap"] = lambda _: _run(["bwrap", "--unshare-all", "--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"])
-    if shutil.which("runc"):
-        _write_bundle(os.path.join(directory, "bundle"))
-        bundle = os.path.join(directory, "bundle")
-        runners["runc"] = lambda number: _run(["runc", "--root", f"{directory}/runc", "run", "--bundle", bundle, f"skbench{number}"])
-    with standalone.running(directory, tag="bp") as agent:
+    with contextlib.ExitStack() as stack:
+        runners = dict(_simple(directory, root))
+        for name, engine in {
+            "containerd": engines.containerd(os.path.join(directory, "containerd"), layout),
+            "docker": engines.docker(os.path.join(directory, "docker"), root),
+        }.items():
+            try:
+                runners[name] = stack.enter_context(engine)
+            except engines.NotMeasured as problem:
+                print(f"  not measured: {problem}")
+        agent = stack.enter_context(standalone.running(directory, tag="bp"))
         agent.client.import_image(layout)
-
-        def ours(number: int) -> None:
-            agent.run(f"p{number}", "true")
-            agent.wait_end(f"p{number}")
-
-        samples: dict[str, list[float]] = {name: [] for name in ("skerry", *runners)}
-        for number in range(_ROUNDS):
-            for name, runner in {"skerry": ours, **runners}.items():
-                began = time.perf_counter()
-                runner(number)
-                samples[name].append((time.perf_counter() - began) * 1000)
+        samples = _alternate({"skerry": lambda number: _run_ours(agent, number), **runners})
     for name, found in samples.items():
         yield Row(name, "run of `true`, asked to its end seen", "ms", found)
-    for name in ("ctr", "docker"):
-        if shutil.which(name) is None or not _answers(name):
-            print(f"  {name}: not measured, no engine of it answers here")
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def _alternate(runners: dict[str, engines.Runner]) -> dict[str, list[float]]:
+    """Milliseconds of each by name. A first round that is not counted fills everybody's caches."""
+    samples: dict[str, list[float]] = {name: [] for name in runners}
+    for number in range(_ROUNDS + 1):
+        for name, runner in runners.items():
+            began = time.perf_counter()
+            runner(number)
+            if number:
+                samples[name].append((time.perf_counter() - began) * 1000)
+    return samples
 
 
-def _answers(name: str) -> bool:
-    return subprocess.run([name, "version"], capture_output=True, check=False).returncode == 0
+def _run_ours(agent: standalone.Standalone, number: int) -> None:
+    agent.create(f"p{number}", "true")
+    agent.client.wait(f"p{number}")
+
+
+def _simple(directory: str, root: str) -> Iterable[tuple[str, engines.Runner]]:
+    """Peers that need no engine."""
+    if shutil.which("bwrap"):
+        confined = ["bwrap", "--unshare-all", "--bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/bin/true"]
+        yield "bubblewrap", lambda _: engines.run(confined)
+    if shutil.which("runc"):
+        bundle = os.path.join(directory, "bundle")
+        _write_bundle(bundle)
+        yield "runc", lambda number: engines.run(["runc", "--root", f"{directory}/runc", "run", "--bundle", bundle, f"skbench{number}"])
+    for name in ("bwrap", "runc"):
+        if shutil.which(name) is None:
+            print(f"  not measured: {name}: not installed")
 
 
 def _write_bundle(path: str) -> None:
-    _run(["runc", "spec", "--bundle", path])
+    engines.run(["runc", "spec", "--bundle", path])
     config_path = os.path.join(path, "config.json")
     with open(config_path, encoding="utf-8") as file:
         config = json.load(file)

@@ -85,7 +85,7 @@ class Cluster:
 
     def start_operator(self) -> None:
         """Start the operator; returns at once."""
-        flags = [f"--kubeconfig={self.plane.kubeconfig}", f"--system-namespace={SYSTEM_NAMESPACE}", *self._operator_flags]
+        flags = [f"--kubeconfig={self.plane.kubeconfig}", f"--system-namespace={SYSTEM_NAMESPACE}", "--identity=operator", *self._operator_flags]
         self._operator = Process(
             [sys.executable, "-m", "skerry_operator", *flags],
             log_path=self.operator_log_path, env=python_environment(),

@@ -28,6 +28,8 @@ _SPARE_BYTES = 256 << 20
 _SCRATCH_BYTES = 8 << 30  # the guest's /tmp; sparse
 _ACCELERATOR_VARIABLE = "SKERRY_VM_ACCEL"
 _ACCELERATORS = {"kvm": ("-accel", "kvm", "-cpu", "host"), "tcg": ("-accel", "tcg,thread=multi", "-cpu", "max,la57=off")}
+_KERNEL_LINE = "console=ttyS0 loglevel=3 panic=-1 mitigations=off"
+"""Page tables of the kernel's own, against Meltdown, make an emulated processor forget all addresses at each system call."""
 _QEMU = (
     *("qemu-system-x86_64", "-M", "q35", "-smp", "2", "-m", "2G"),
     *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio", "-nic", "none", "-device", "virtio-rng-pci"),
@@ -51,9 +53,9 @@ def _boot(image: vm_image.Image, arguments: Sequence[str]) -> int:
     nonce = f"vm-{secrets.token_hex(8)}"
     directory = tempfile.mkdtemp(prefix="skerry-vm-")
     try:
-        with step("copying the working tree"):
-            _write_disks(directory, {"nonce": nonce, "arguments": list(arguments)})
         accelerator = choose_accelerator()
+        with step("copying the working tree"):
+            _write_disks(directory, {"nonce": nonce, "arguments": list(arguments), "accelerator": accelerator})
         print(f"vm: booting ({accelerator}); pytest {' '.join(arguments)}", flush=True)
         process = _start(image, directory, accelerator)
         try:
@@ -97,7 +99,7 @@ def choose_accelerator() -> str:
 def _start(image: vm_image.Image, directory: str, accelerator: str) -> subprocess.Popen[str]:
     disks = [f"file={image.root},snapshot=on"] + [f"file={os.path.join(directory, name)}" for name in ("sources.img", "scratch.img")]
     drives = [word for disk in disks for word in ("-drive", f"{disk},if=virtio,format=raw,cache=unsafe")]
-    boot = ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", "console=ttyS0 loglevel=3 panic=-1"]
+    boot = ["-kernel", image.kernel, "-initrd", image.initramfs, "-append", _KERNEL_LINE]
     command = ["nice", "-n", "5", "setpriv", "--pdeathsig", "KILL", *_QEMU, *_ACCELERATORS[accelerator], *drives, *boot]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace", bufsize=1

@@ -17,7 +17,9 @@ from tests.harness.images import member
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 FSCK = shutil.which("fsck.erofs")
-LARGE_BYTES = 5 << 30
+IS_EMULATED = os.environ.get("SKERRY_VM") == "tcg"  # hashes 20 MB a second, and takes 40 times as long for a name
+LARGE_BYTES = 64 << 20 if IS_EMULATED else 5 << 30
+MANY = 20_000 if IS_EMULATED else 100_000
 
 
 @contextlib.contextmanager
@@ -165,9 +167,9 @@ def test_overlay_hides_what_the_upper_layer_hides(tmp_path):
         assert stat.S_IMODE((merged / "again").stat().st_mode) == 0o700
 
 
-def test_a_directory_of_100000_names_is_found_by_each(tmp_path):
+def test_a_directory_of_many_names_is_found_by_each(tmp_path):
     """The kernel's binary search over directory blocks meets every name."""
-    names = [f"d/{number:x}-{'y' * (number % 40)}" for number in range(100_000)]
+    names = [f"d/{number:x}-{'y' * (number % 40)}" for number in range(MANY)]
     (path,) = import_tars(tmp_path, [b"".join(member(name.encode()) for name in names) + bytes(1024)])
     with mounted(path, tmp_path / "mounted") as root:
         assert set(os.listdir(root / "d")) == {name[2:] for name in names}

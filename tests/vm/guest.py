@@ -1,6 +1,6 @@
 """Process 1 of the virtual machine: prepares the kernel, runs pytest, says how it ended, powers off. Standard library only.
 
-/src is the disk with the working tree and `.vm.json`: {"nonce": ..., "arguments": [...]}. The exit code leaves as a line `<nonce> <code>`.
+/src is the disk with the working tree and `.vm.json`: {"nonce": ..., "arguments": [...], "accelerator": "tcg"}. The exit code leaves as a line `<nonce> <code>`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
         with open("/src/.vm.json", encoding="utf-8") as file:
             order = json.load(file)
         nonce = order["nonce"]
-        _prepare()
+        _prepare(order["accelerator"])
         status = _run(
             [*["python3", "-m", "pytest", "-v", "-ra", "--durations=15", "--color=no", "-o", "faulthandler_timeout=300"], *order["arguments"]]
         )
@@ -45,14 +45,14 @@ def main() -> None:
         ctypes.CDLL(None).reboot(_POWER_OFF)
 
 
-def _prepare() -> None:
+def _prepare(accelerator: str) -> None:
     os.environ.update(
         PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         HOME="/root",
         LANG="C.UTF-8",
         PYTHONPATH="/src/api:/src/operator:/src/nodeagent:/src/client:/src",
         COLUMNS="160",
-        SKERRY_VM="1",  # tests marked `host` are left out
+        SKERRY_VM=accelerator,  # tests marked `host` are left out
     )
     for kind, target, options in _MOUNTS:
         os.makedirs(target, exist_ok=True)
