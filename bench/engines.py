@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import shutil
 import subprocess
@@ -75,8 +76,24 @@ def _require(*programs: str) -> str:
     return shutil.which(programs[0]) or programs[0]
 
 
+def _find_traces() -> set[str]:
+    """What engines make outside of the directories that they are given: empty control groups and sockets of shims."""
+    groups = glob.glob("/sys/fs/cgroup/*/default") + glob.glob("/sys/fs/cgroup/*/docker") + glob.glob("/sys/fs/cgroup/d*")
+    return {*filter(os.path.isdir, groups), *filter(os.path.isdir, ("/run/containerd", "/run/docker"))}
+
+
+def _remove_trace(path: str) -> None:
+    if path.startswith("/run/"):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    for directory, _, _ in os.walk(path, topdown=False):
+        with contextlib.suppress(OSError):  # somebody lives in it
+            os.rmdir(directory)
+
+
 @contextlib.contextmanager
 def _engine(command: Sequence[str], log_path: str, probe: Sequence[str]) -> Iterator[None]:
+    before = _find_traces()
     engine = Process(command, log_path=log_path)
     try:
         deadline = time.monotonic() + _READY_SECONDS
@@ -88,3 +105,5 @@ def _engine(command: Sequence[str], log_path: str, probe: Sequence[str]) -> Iter
         yield
     finally:
         engine.stop()
+        for path in _find_traces() - before:
+            _remove_trace(path)

@@ -1,6 +1,7 @@
 """Process 1 of the virtual machine: prepares the kernel, runs pytest, says how it ended, powers off. Standard library only.
 
-/src is the disk with the working tree and `.vm.json`: {"nonce": ..., "arguments": [...], "accelerator": "tcg"}. The exit code leaves as a line `<nonce> <code>`.
+/src is the disk with the working tree and `.vm.json`: {"nonce": ..., "arguments": [...], "accelerator": "tcg"}. The exit code leaves as a
+line `<nonce> <code>`.
 """
 
 from __future__ import annotations
