@@ -73,6 +73,22 @@ class ImageCalls:
         """Remove the images that no sandbox uses, or only say which: references and freedBytes."""
         return dict(self.transport.request("POST", "/v1/images/prune", body={"dryRun": dry_run}, timeout_seconds=None))
 
+    def push_image(self, reference: str, target: str | None = None, *, docker_config: str | None = None) -> Iterator[dict[str, Any]]:
+        """Have the agent push an image, as *target* when given: {"progress": ...} again and again, at last {"image": ...}.
+
+        *docker_config* is the text of a Docker config.json with credentials; the agent keeps it in memory for this push only. Leaving the loop
+        ends the push. Raises Refused with the registry's words.
+        """
+        body = {"reference": reference, "target": target or "", "dockerConfig": docker_config}
+        for found in self.transport.read_objects("POST", "/v1/images/push", body=body):
+            if "error" in found:
+                error = found["error"]
+                raise Refused(error["message"], status=422, reason=error["reason"], field=error["field"])
+            yield found
+            if "image" in found:
+                return
+        raise SkerryError("the agent ended before the image was there; try again")
+
     def save_images(self, references: Sequence[str], *, form: str = "docker-archive") -> Iterator[bytes]:
         """The images as one tar, in pieces: *form* is docker-archive (an OCI layout too) or oci-archive."""
         return self.transport.read_chunks("/v1/images/archive", query={"reference": list(references), "format": form})

@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 
 from skerry_node import act, backend, building, errors, handles, housekeeping, imaging, loop, metrics, observe, serving_metrics
-from skerry_node.carrying import carrier
+from skerry_node.carrying import carrier, outbound
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image import collecting
 from skerry_node.image.pulling import Puller
@@ -55,9 +55,10 @@ class Agent:
             leases=make_leases(settings),
         )
         keeper = client.Client(keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost)
+        registries = registry.Client(Hosts(settings.registry_config))
         self.images = imaging.Imaging(
             self.store,
-            Puller(self.store, registry.Client(Hosts(settings.registry_config))),
+            Puller(self.store, registries),
             source,
             poke=self._poke,
             read_node_credentials=lambda: imaging.read_docker_config(settings.docker_config),
@@ -76,6 +77,8 @@ class Agent:
             hands=self.hands, store=self.store, guests=self.loop.guests, poke=self.loop.poke, poke_all=self.loop.poke_all,
             directory=settings.builds_dir,
         )  # fmt: skip
+        way_out = outbound.Outbound(self.store, registries, read_node_credentials=self.images.read_node_credentials)
+        self.carrier = carrier.Carrier(self.store, self.loop, way_out)
         self.house = self._make_house()
 
     async def run(self) -> None:
@@ -85,7 +88,7 @@ class Agent:
             backend.Backend(self),
             path=self.settings.agent_socket,
             metrics=self.meters.render,
-            carrier=carrier.Carrier(self.store, self.loop),
+            carrier=self.carrier,
             builder=self.builds,
         )
         await self.sessions.adopt()

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from skerry.errors import Refused
-from tests.harness import images, standalone
+from tests.harness import dockerregistry, images, standalone
 from tests.harness.agents import python_environment
 
 
@@ -125,6 +125,8 @@ def test_what_is_not_kept_is_not_half_saved(ledger, tmp_path):
         node.client.import_image(images.busybox_layout(str(tmp_path / "plain")))
         with pytest.raises(Refused, match="--keep-blobs"):
             list(node.client.save_images([images.REFERENCE]))
+        with pytest.raises(Refused, match=r"127\.0\.0\.1"):
+            list(node.client.push_image(images.REFERENCE, "127.0.0.1:1/a:1"))
         done = skerry(node, "image", "save", "-o", str(tmp_path / "saved.tar"), images.REFERENCE, check=False)
         assert done.returncode == 125
         assert not any("saved" in name for name in os.listdir(tmp_path))
@@ -248,3 +250,40 @@ def test_a_commit_that_makes_no_sense_is_refused(node, reference, changes, probl
         with pytest.raises(Refused, match=problem):
             node.client.commit("a", reference, changes=changes)
     assert len(node.client.images()) == 2
+
+
+def test_a_pushed_image_is_read_by_others(node, tmp_path):
+    """From Debian's registry skopeo reads the same digest and layers, and it is pulled, pushed and saved again without its blobs being kept."""
+    with dockerregistry.served(str(tmp_path / "registry")) as first, dockerregistry.served(str(tmp_path / "second")) as second:
+        image = node.client.inspect_image("configured:1")
+        done = skerry(node, "image", "push", "configured:1", f"{first.host}/team/app:1").stdout.decode().split()
+        assert done == [f"{first.host}/team/app:1", image["digest"]]
+        seen = json.loads(run("skopeo", "inspect", "--tls-verify=false", f"docker://{first.host}/team/app:1"))
+        assert (seen["Digest"], seen["Layers"]) == (image["digest"], [layer["digest"] for layer in image["layers"]])
+        node.client.prune_images()
+        skerry(node, "image", "pull", f"{first.host}/team/app:1")
+        pulled = node.client.inspect_image(f"{first.host}/team/app:1")
+        assert (pulled["digest"], pulled["isLocal"]) == (image["digest"], False)
+        assert [layer["isBlobKept"] for layer in pulled["layers"]] == [False, False]
+        skerry(node, "image", "tag", f"{first.host}/team/app:1", f"{second.host}/other:2")
+        for target in (f"{second.host}/other:2", f"{first.host}/team/copy:1"):
+            assert skerry(node, "image", "push", f"{first.host}/team/app:1", target).stdout.split()[1].decode() == image["digest"]
+            assert run("skopeo", "inspect", "--tls-verify=false", "--format", "{{.Digest}}", f"docker://{target}").strip() == image["digest"]
+        skerry(node, "image", "save", "-o", str(tmp_path / "saved.tar"), f"{first.host}/team/app:1")
+        assert not any(layer["isBlobKept"] for layer in node.client.inspect_image(f"{first.host}/team/app:1")["layers"])
+    assert run("skopeo", "inspect", "--format", "{{.Digest}}", f"oci-archive:{tmp_path / 'saved.tar'}").strip() == image["digest"]
+    done = skerry(node, "image", "save", "-o", str(tmp_path / "again.tar"), f"{first.host}/team/app:1", check=False)
+    assert (done.returncode, b"--keep-blobs" in done.stderr, (tmp_path / "again.tar").exists()) == (125, True, False)
+
+
+def test_a_push_needs_its_password(node, tmp_path):
+    """Basic authentication, from a Docker config; without it the registry's own words."""
+    with dockerregistry.served(str(tmp_path / "registry"), has_password=True) as registry:
+        target = f"{registry.host}/app:1"
+        done = skerry(node, "image", "push", "configured:1", target, check=False)
+        assert done.returncode == 125
+        assert b"authentication required" in done.stderr
+        auth = registry.write_auth(str(tmp_path / "auth.json"))
+        skerry(node, "image", "push", "--auth-file", auth, "configured:1", target)
+        seen = run("skopeo", "inspect", "--tls-verify=false", "--authfile", auth, "--format", "{{.Digest}}", f"docker://{target}").strip()
+        assert seen == node.client.inspect_image("configured:1")["digest"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from skerry.cli import files, options, output
+from skerry.cli import files, options, output, pulling
 from skerry.errors import SkerryError
 
 Reference = Annotated[str, typer.Argument(metavar="REFERENCE", help="As in `skerry image ls`.")]
@@ -84,6 +84,29 @@ def save(
         files.write(client.save_images(references, form=form), target)
 
 
+def push(
+    reference: Reference,
+    target: Annotated[str | None, typer.Argument(metavar="[TARGET]", help="Where to; default: where its name says.")] = None,
+    auth_file: Annotated[
+        str | None, typer.Option("--auth-file", metavar="FILE", help="A Docker config.json with credentials, for this push.")
+    ] = None,
+    socket: options.Socket = None,
+) -> None:
+    """Push an image to a registry; what is there already is not sent, and the digest stays."""
+    client = options.connect(socket, None)
+    image: dict[str, Any] = {}
+    is_shown = sys.stderr.isatty()
+    for found in client.push_image(reference, target, docker_config=pulling.read_auth_file(auth_file)):
+        image = found.get("image") or image
+        blobs = (found.get("progress") or {}).get("blobs", ())
+        if is_shown and blobs:
+            done, total = (sum(blob[key] for blob in blobs) for key in ("doneBytes", "sizeBytes"))
+            print(f"\r{output.render_bytes(done)} of {output.render_bytes(total)}\x1b[K", end="", file=sys.stderr, flush=True)
+    if is_shown:
+        print("\r\x1b[K", end="", file=sys.stderr)
+    print(f"{image['reference']}   {image['digest']}")
+
+
 def prune(
     force: Annotated[bool, typer.Option("--force", "-f", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
@@ -134,7 +157,7 @@ def commit(
         print(f"left out {done['droppedCount'] - len(done['dropped'])} more", file=sys.stderr)
 
 
-COMMANDS = (("inspect", inspect), ("history", history), ("tag", tag), ("save", save), ("prune", prune))
+COMMANDS = (("inspect", inspect), ("history", history), ("tag", tag), ("save", save), ("push", push), ("prune", prune))
 """Below `skerry image`."""
 
 

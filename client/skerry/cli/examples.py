@@ -93,6 +93,10 @@ _EXAMPLES = {
         "skerry image save busybox:latest | docker load",
         "skerry image save --format oci-dir -o ./layout busybox:latest",
     ),
+    "image push": (
+        "skerry image push registry.example.com/tools/busybox:1",
+        "skerry image push --auth-file ~/.docker/config.json busybox:latest registry.example.com/tools/busybox:1",
+    ),
     "image prune": (
         "skerry image prune --dry-run",
         "skerry image prune -f",

@@ -27,7 +27,7 @@ def pull(
     client = options.connect(socket, None)
     image: dict[str, Any] = {}
     with _progress(reference) as show:
-        for found in client.pull_image(reference, docker_config=_read(auth_file)):
+        for found in client.pull_image(reference, docker_config=read_auth_file(auth_file)):
             show(found.get("progress") or {})
             image = found.get("image") or image
     if form in {output.Format.JSON, output.Format.YAML}:
@@ -38,7 +38,8 @@ def pull(
         print(f"{image['reference']}   {image['digest']}")
 
 
-def _read(path: str | None) -> str | None:
+def read_auth_file(path: str | None) -> str | None:
+    """The text of a Docker config; None without one. Raises SkerryError."""
     if path is None:
         return None
     try:

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from skerry_api.sandbox import Sandbox
 from skerry_node import loop as loops
+from skerry_node.build import cache
 from skerry_node.build.errors import BuildError
 from skerry_node.carrying import committing, exporting
+from skerry_node.carrying.outbound import Outbound
 from skerry_node.image import base, describing, saving
 from skerry_node.image.errors import ImageError, ImageNotFound
 from skerry_node.image.record import Image, Layer
@@ -28,15 +30,16 @@ _Answer = TypeVar("_Answer")
 class Carrier:
     """skerry_node.serving.images.Carrier over the agent's store and sandboxes."""
 
-    def __init__(self, store: Store, loop: loops.Loop) -> None:
+    def __init__(self, store: Store, loop: loops.Loop, outbound: Outbound) -> None:
         self._store = store
         self._loop = loop
+        self._outbound = outbound
 
     async def inspect_image(self, reference: str) -> Mapping[str, Any]:
         """Everything that is known of an image, and which sandboxes use it."""
         image = self._find(reference)
         with _refusing():
-            found = await asyncio.to_thread(describing.inspect, self._store, image)
+            found = await asyncio.to_thread(describing.inspect, self._store, image, others=self._visible())
         return {**found, "usedBy": self._users(image)}
 
     async def image_history(self, reference: str) -> Sequence[Mapping[str, Any]]:
@@ -54,7 +57,7 @@ class Carrier:
 
     async def prune_images(self, *, is_dry: bool) -> Mapping[str, Any]:
         """Remove the images that no sandbox uses; the bytes of a layer count when its last image goes."""
-        unused = [image for image in self._store.images if not self._users(image)]
+        unused = [image for image in self._visible() if not self._users(image)]
         kept = {layer.path for image in self._store.images if image not in unused for layer in image.layers}
         freed = {layer.path: layer.size_bytes for image in unused for layer in image.layers if layer.path not in kept}
         answer = {"references": [image.reference for image in unused], "freedBytes": sum(freed.values())}
@@ -67,14 +70,17 @@ class Carrier:
         """Send the archive of these images; their layers and blobs stay until it is sent."""
         images = list(dict.fromkeys(self._find(reference) for reference in references))
         with self._hold(images):
-            missing = saving.find_missing(self._store, images)
-            if missing:
-                image, blob = missing[0]
-                raise Refused(
-                    f"{image.reference}: the blob {blob.digest} is not kept here; start the agent with --keep-blobs all and bring the image in again",
-                    status=409, reason="BlobNotKept", field="reference",
-                )  # fmt: skip
+            with _refusing():
+                await self._outbound.ensure_blobs(images)
             return await send(lambda out: saving.write_archive(self._store, images, out, for_docker=for_docker))
+
+    async def push_image(self, reference: str, target: str, *, docker_config: bytes | None) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Push an image: steps as they come, at last {"image": {"reference", "digest"}}."""
+        image = self._find(reference)
+        with self._hold([image]), _refusing(field="target"):
+            async with contextlib.aclosing(self._outbound.push(image, target, docker_config=docker_config)) as steps:
+                async for step in steps:
+                    yield step
 
     async def export_sandbox(self, sandbox: Sandbox, *, send: Callable[[Make], Awaitable[_Answer]]) -> _Answer:
         """Send the root filesystem of *sandbox* as a tar, whether it runs or not. Its layers stay until it is sent."""
@@ -146,6 +152,10 @@ class Carrier:
                 f"no image {reference} here; `skerry image ls` shows those there are", status=404, reason="ImageNotFound", field="reference"
             )
         return image
+
+    def _visible(self) -> list[Image]:
+        """The images but those that only keep a build's stages."""
+        return [image for image in self._store.images if not cache.is_stage(image.reference)]
 
     def _users(self, image: Image) -> list[str]:
         """The sandboxes of this node that name an image of this content."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from skerry_node.image import descriptors
@@ -13,11 +13,10 @@ _MAX_HISTORY = 2000
 _MAX_TEXT = 4096
 
 
-def inspect(store: Store, image: Image) -> dict[str, Any]:
-    """Everything that is known of *image*, as plain data. Raises BlobNotFound, DamagedContent, InvalidLayout."""
+def inspect(store: Store, image: Image, *, others: Sequence[Image]) -> dict[str, Any]:
+    """Everything that is known of *image*; *others* may share layers with it. Raises BlobNotFound, DamagedContent, InvalidLayout."""
     raw = _read_config(store, image)
-    users = [other for other in store.images if other.digest != image.digest]
-    shared = {layer.diff_id for other in users for layer in other.layers}
+    shared = {layer.diff_id for other in others if other.digest != image.digest for layer in other.layers}
     instructions = iter([entry["instruction"] for entry in _history(raw) if not entry["isEmpty"]])
     return {
         "reference": image.reference,

@@ -28,6 +28,7 @@ CHUNK_BYTES = 8 << 20
 """What one request carries, and so what a broken one costs; it has 40 s. Up to it a blob goes in one piece. S3 wants 5 MiB at least."""
 _OCTETS = {"Content-Type": "application/octet-stream"}
 _Answer = TypeVar("_Answer")
+Bring = Callable[[Blob], Awaitable[None]]
 _UPLOADS = 3
 _RESTARTS = 3
 """How often a blob is begun anew because the registry forgot its upload."""
@@ -43,17 +44,15 @@ class Step:
     size_bytes: int
 
 
-async def push(
-    store: Store, image: Image, repository: Repository, target: Reference, *, origin: Repository | None = None, emit: Callable[[Step], None]
-) -> str:
+async def push(store: Store, image: Image, repository: Repository, target: Reference, *, bring: Bring, emit: Callable[[Step], None]) -> str:
     """Put *image*, whose blobs the caller holds, into *repository* under *target*'s tag or digest; returns the digest there.
 
-    Blobs that are not in the store come from *origin*, the repository that the image was pulled from. Raises RegistryError's subclasses, ImageError.
+    *bring* has a blob in the store that is not there. Raises RegistryError's subclasses, ImageError, OSError.
     """
     sites = [site for site in repository.sites if PUSH in site.endpoint.capabilities and not site.endpoint.is_mirror]
     if not sites:
         raise RegistryError(f"no host of {target.domain} takes pushes; add push to the capabilities in its hosts.toml")
-    pusher = _Pusher(store, sites[-1], target, _siblings(store, image, target), origin, emit)
+    pusher = _Pusher(store, sites[-1], target, _siblings(store, image, target), bring, emit)
     slots = asyncio.Semaphore(_UPLOADS)
 
     async def one(blob: Blob) -> None:
@@ -96,11 +95,9 @@ def _siblings(store: Store, image: Image, target: Reference) -> dict[str, str]:
 class _Pusher:
     """One push to one site."""
 
-    def __init__(
-        self, store: Store, site: Site, target: Reference, siblings: dict[str, str], origin: Repository | None, emit: Callable[[Step], None]
-    ) -> None:
+    def __init__(self, store: Store, site: Site, target: Reference, siblings: dict[str, str], bring: Bring, emit: Callable[[Step], None]) -> None:
         self._store, self._site, self._target = store, site, target
-        self._siblings, self._origin, self._emit = siblings, origin, emit
+        self._siblings, self._bring, self._emit = siblings, bring, emit
 
     async def ensure_blob(self, blob: Blob) -> None:
         """Have *blob* in the repository."""
@@ -154,7 +151,7 @@ class _Pusher:
     async def _upload(self, blob: Blob, place: URL) -> None:
         """Send the blob in pieces, each again while the registry is merely unavailable. Raises NotInRegistry when the upload is forgotten."""
         if not self._store.blobs.has(blob.digest):
-            await self._fetch(blob)
+            await self._bring(blob)
         offset = failures = 0
         with self._store.blobs.open(blob.digest) as file:
             while True:
@@ -193,14 +190,6 @@ class _Pusher:
             first, dash, last = response.headers.get("Range", "").removeprefix("bytes=").partition("-")
             known = int(last) + 1 if dash and first == "0" and last.isdigit() and len(last) < 16 else 0
             return self._place(response), 0 if last == "0" else known
-
-    async def _fetch(self, blob: Blob) -> None:
-        if self._origin is None:
-            raise RegistryError(
-                f"the blob {blob.digest} is not kept here and no registry is known to have it; "
-                "start the agent with --keep-blobs all and bring the image in again"
-            )
-        await fetch(self._store, blob, self._origin)
 
     def _place(self, response: aiohttp.ClientResponse) -> URL:
         """Where the registry says that the upload goes on; relative to where it was asked."""

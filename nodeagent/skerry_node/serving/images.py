@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from aiohttp import web
 
 from skerry_api.sandbox import Sandbox
-from skerry_node.serving import outflow
+from skerry_node.image.registry.credentials import MAX_CONFIG_BYTES
+from skerry_node.serving import lines, outflow
 from skerry_node.serving.backend import Refused
 
 _MAX_REFERENCES = 100
@@ -52,6 +53,10 @@ class Carrier(Protocol):
         """Hand *send* what writes the archive, with everything at hand that it needs for as long as it sends."""
         ...
 
+    def push_image(self, reference: str, target: str, *, docker_config: bytes | None) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Push an image: {"progress": ...} again and again, at last {"image": {"reference", "digest"}}. Leaving the loop ends it."""
+        ...
+
     async def export_sandbox(self, sandbox: Sandbox, *, send: Callable[[Make], Any]) -> Any:
         """As `save_images`, of a sandbox's root filesystem."""
         ...
@@ -71,6 +76,7 @@ def add_routes(application: web.Application, carrier: Carrier, find: Callable[[w
             web.post("/v1/images/tag", routes.tag),
             web.post("/v1/images/prune", routes.prune),
             web.get("/v1/images/archive", routes.save),
+            web.post("/v1/images/push", routes.push),
             web.get("/v1/sandboxes/{namespace}/{name}/export", routes.export),
             web.post("/v1/sandboxes/{namespace}/{name}/commit", routes.commit),
         ]
@@ -113,6 +119,15 @@ class _Routes:
         response = await self._carrier.save_images(references, for_docker=_FORMATS[form], send=lambda make: outflow.respond(request, make))
         assert isinstance(response, web.StreamResponse)
         return response
+
+    async def push(self, request: web.Request) -> web.StreamResponse:
+        """Body: {"reference", "target": optional, "dockerConfig": the text of a Docker config, optional}. Answer: lines, see `lines.respond`."""
+        body = await read_body(request)
+        reference, config = text_of(body, "reference"), body.get("dockerConfig")
+        if config is not None and (not isinstance(config, str) or len(config) > MAX_CONFIG_BYTES):
+            raise Refused("must be the text of a Docker config", field="dockerConfig")
+        target = text_of(body, "target", default="") or reference
+        return await lines.respond(request, self._carrier.push_image(reference, target, docker_config=config.encode() if config else None))
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         """The answer is a tar of the root filesystem."""
