@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Refused as error:
-        hint = {404: "see what there is: skerry ps -a", 409: "see it: skerry ps -a"}.get(error.status, "")
+        hint = error.hint or {404: "see what there is: skerry ps -a", 409: "see it: skerry ps -a"}.get(error.status, "")
         output.print_error(str(error), hint=hint)
         return running.FAILED
     except SkerryError as error:

@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skerry import transport
+from skerry.clustercalls import ClusterCalls
 from skerry.errors import SkerryError
 from skerry.imagecalls import ImageCalls
 
 if TYPE_CHECKING:
+    from skerry.cluster import ClusterTransport
     from skerry.streaming import Stream
     from skerry_api.sandbox import Sandbox
 
@@ -53,15 +55,26 @@ class ExecResult:
     signal: str | None = None
 
 
-class Client(ImageCalls):
-    """Sandboxes of one agent. Safe to share between threads; every method raises SkerryError's subclasses.
+def connect(*, kubeconfig_path: str | None = None, context: str | None = None, namespace: str | None = None) -> Client:
+    """Sandboxes of a cluster: of *kubeconfig_path*, else of KUBECONFIG, ~/.kube/config or the pod's own account. Raises BadKubeconfig.
 
-    *socket_path* is the agent's, by default SKERRY_SOCKET or /run/skerry/agent.sock.
+    *namespace* is by default the context's.
+    """
+    from skerry import cluster, kubeconfig  # noqa: PLC0415 - for a socket they are not needed
+
+    access = kubeconfig.load(kubeconfig_path, context=context)
+    return Client(namespace=namespace or access.namespace, over=cluster.ClusterTransport(access))
+
+
+class Client(ImageCalls, ClusterCalls):
+    """Sandboxes of one agent, or of a cluster. Safe to share between threads; every method raises SkerryError's subclasses.
+
+    *socket_path* is the agent's, by default SKERRY_SOCKET or /run/skerry/agent.sock; for a cluster see `connect`.
     """
 
-    def __init__(self, socket_path: str | None = None, *, namespace: str = "default") -> None:
+    def __init__(self, socket_path: str | None = None, *, namespace: str = "default", over: ClusterTransport | None = None) -> None:
         path = socket_path or os.environ.get("SKERRY_SOCKET") or transport.DEFAULT_SOCKET
-        self.transport = transport.Transport(path)
+        self.transport: transport.Transport | ClusterTransport = over or transport.Transport(path)
         self.namespace = namespace
 
     def version(self) -> str:

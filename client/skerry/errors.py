@@ -1,8 +1,9 @@
 """What callers of the SDK catch, and what the command line prints.
 
 SkerryError
-├── AgentUnavailable   nobody answers on the socket
-└── Refused            the agent said no: status, reason, field
+├── AgentUnavailable   nobody answers: no agent on the socket, no API server
+├── BadKubeconfig      no way to a cluster (kubeconfig.py)
+└── Refused            the agent or the API server said no: status, reason, field
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ class SkerryError(Exception):
 
 
 class AgentUnavailable(SkerryError):
-    """Nobody answers on the agent's socket."""
+    """Nobody answers: no agent on the socket, or no API server."""
 
 
 class Refused(SkerryError):
-    """The agent answered, and the answer is no."""
+    """The agent or the API server answered, and the answer is no."""
 
-    def __init__(self, message: str, *, status: int, reason: str, field: str = "") -> None:
-        super().__init__(f"{field}: {message}" if field else message)
+    def __init__(self, message: str, *, status: int, reason: str, field: str = "", hint: str = "") -> None:
+        super().__init__(f"{field}: {message}" if field else message, hint=hint)
         self.status = status
         self.reason = reason
         self.field = field

@@ -168,11 +168,13 @@ def main() -> None:
 
 def _render_lines(cluster: Cluster) -> list[str]:
     """What to paste in another terminal."""
-    values = {"KUBECONFIG": cluster.plane.kubeconfig, "SKERRY_SOCKET": cluster.agents[0].socket_path}
+    values = {"KUBECONFIG": cluster.plane.kubeconfig}
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in values.items())
     return [
         f"  export {exports} PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH",
         "  kubectl apply -f examples/sandbox.yaml && kubectl get sbx -o wide --watch",
+        f"  skerry run --rm {images.REFERENCE} echo hello",
+        f"  skerry --socket {shlex.quote(cluster.agents[0].socket_path)} info    # the agent itself",
     ]
 
 

@@ -125,10 +125,10 @@ def sections() -> dict[str, str]:
 
 def documented_flags(text: str) -> set[str]:
     """Flags that a section explains in a list."""
-    return {flag for bullet in _BULLET.findall(text) for flag in re.findall(r"`(--?[a-z][a-z-]*)", bullet)}
+    return {flag for bullet in _BULLET.findall(text) for flag in re.findall(r"`(--?[a-zA-Z][a-z-]*)", bullet)}
 
 
-GLOBAL_FLAGS = {"--help", "-h", "--socket", "--namespace", "-n"}
+GLOBAL_FLAGS = {"--help", "-h", "--socket", "--local", "--kubeconfig", "--context", "--namespace", "-n"}
 
 
 def test_every_command_has_a_section() -> None:
@@ -182,7 +182,7 @@ def test_commands_in_examples_exist(page: pathlib.Path) -> None:
     for block in re.findall(r"^```\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL):
         for line in re.findall(r"(?:^|\$\()skerry ([a-z][^#)\n]*)", block, flags=re.MULTILINE):
             words = line.split()
-            name = "skerry " + " ".join(words[: 2 if words[0] == "image" else 1])
+            name = "skerry " + " ".join(words[: 2 if words[0] in {"image", "node"} else 1])
             assert name in commands, f"{page.name}: {name}"
 
 

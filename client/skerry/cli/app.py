@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import typer
 
-from skerry.cli import building, carrying, examples, executing, images, lifecycle, looking, options, running
+from skerry.cli import building, carrying, examples, executing, happening, images, lifecycle, looking, nodes, options, running
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
-Environment: SKERRY_SOCKET, SKERRY_NAMESPACE, NO_COLOR."""
+Environment: KUBECONFIG, SKERRY_SOCKET, SKERRY_NAMESPACE, NO_COLOR."""
 
 app = typer.Typer(
     name="skerry",
@@ -29,12 +29,16 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("inspect", looking.inspect),
     ("stop", lifecycle.stop),
     ("start", lifecycle.start),
+    ("restart", happening.restart),
     ("kill", executing.kill),
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),
     ("build", building.build),
     ("export", carrying.export),
     ("commit", carrying.commit),
+    ("events", happening.events),
+    ("rename", happening.rename),
+    ("nodes", nodes.nodes),
     ("info", looking.info),
     ("version", looking.version),
 )
@@ -46,13 +50,33 @@ for name, command in _COMMANDS:
 for name, command in carrying.COMMANDS:
     images.app.command(name, epilog=examples.render(f"image {name}"))(command)
 app.add_typer(images.app, name="image")
+app.add_typer(nodes.app, name="node")
+
+
+for registered in (*app.registered_commands, *images.app.registered_commands, *nodes.app.registered_commands):
+    assert registered.callback is not None
+    registered.callback = options.with_place(registered.callback)
+
+
+app.command("completion", epilog=examples.render("completion"))(happening.completion)
 
 
 @app.callback()
-def everywhere(context: typer.Context, socket: options.Socket = None, namespace: options.Namespace = None) -> None:
-    """Take --socket and --namespace before the command and from the environment, too."""
-    socket = socket or os.environ.get("SKERRY_SOCKET")
+def everywhere(
+    context: typer.Context,
+    socket: options.Socket = None,
+    namespace: options.Namespace = None,
+    kubeconfig: options.Kubeconfig = None,
+    kube_context: options.Context = None,
+    local: options.Local = False,
+) -> None:
+    """Take what every command takes before the command and from the environment, too."""
     namespace = namespace or os.environ.get("SKERRY_NAMESPACE")
-    given = {key: value for key, value in (("socket", socket), ("namespace", namespace)) if value}
-    image = dict.fromkeys((command.name for command in images.app.registered_commands if command.name), given)
-    context.default_map = {"run": given, "exec": given, **{name: given for name, _ in _COMMANDS}, "image": image}
+    values = {"socket": socket, "namespace": namespace, "kubeconfig": kubeconfig, "context": kube_context, "local": local}
+    given = {key: value for key, value in values.items() if value}
+    inner = {name: _each_of(group, given) for name, group in (("image", images.app), ("node", nodes.app))}
+    context.default_map = {**_each_of(app, given), **inner}
+
+
+def _each_of(group: typer.Typer, given: Mapping[str, object]) -> dict[str, object]:
+    return {command.name: given for command in group.registered_commands if command.name}

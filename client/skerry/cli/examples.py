@@ -11,6 +11,8 @@ _EXAMPLES = {
     "ps": (
         "skerry ps",
         "skerry ps -a -o wide",
+        "skerry ps -A --filter status=running --filter label=app=web",
+        "skerry ps --watch",
         "skerry rm $(skerry ps -aq)",
     ),
     "exec": (
@@ -50,6 +52,29 @@ _EXAMPLES = {
         "skerry stop -t 2 web db",
     ),
     "start": ("skerry start web",),
+    "restart": (
+        "skerry restart web",
+        "skerry restart -t 2 web db",
+    ),
+    "events": (
+        "skerry events web",
+        "skerry events -A",
+    ),
+    "rename": ("skerry run -d --name new-name busybox:latest sleep 1000",),
+    "nodes": (
+        "skerry nodes",
+        "skerry nodes -o wide",
+    ),
+    "node cordon": ("skerry node cordon n1",),
+    "node uncordon": ("skerry node uncordon n1 n2",),
+    "node drain": (
+        "skerry node drain --move n1",
+        "skerry node drain --force --timeout 60 n1",
+    ),
+    "completion": (
+        "source <(skerry completion bash)",
+        "skerry completion zsh > ~/.zfunc/_skerry",
+    ),
     "rm": (
         "skerry rm web",
         "skerry rm -f web",

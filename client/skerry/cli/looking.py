@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import options, output, running
+from skerry.cli import filters, options, output, running
 
 if TYPE_CHECKING:
+    from skerry.client import Client
     from skerry_api.sandbox import Sandbox
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -20,25 +21,37 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 def ps(
     everything: Annotated[bool, typer.Option("--all", "-a", help="Show those that have ended, too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only names.")] = False,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
+    filter_: Annotated[
+        list[str] | None, typer.Option("--filter", metavar="KEY=VALUE", help="Only those with this name, label, status, image or node.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on with a line for each change.")] = False,
     form: Annotated[output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)] = output.Format.TABLE,
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """List sandboxes, of all namespaces unless -n is given."""
+    """List sandboxes: of one namespace, or of all where this machine's agent is asked and -n is not given."""
+    try:
+        wanted = filters.parse(filter_ or ())
+    except filters.BadFilterError as error:
+        raise typer.BadParameter(str(error), param_hint="--filter") from error
     client = options.connect(socket, namespace)
-    found = client.list(namespace=namespace)
-    if not everything:
-        found = tuple(sandbox for sandbox in found if not _has_ended(sandbox))
+    is_everywhere = all_namespaces or (namespace is None and not options.is_cluster(socket))
+    space = None if is_everywhere else client.namespace
+    if watch:
+        _watch(client, space, wanted)
+        return
+    found = tuple(each for each in client.list(namespace=space) if filters.matches(each, wanted) and (everything or not _has_ended(each)))
     if quiet or form is output.Format.NAME:
         for sandbox in found:
-            print(_short_name(sandbox, namespace) if quiet else f"sandbox.skerry.dev/{sandbox.metadata.name}")
+            print(_short_name(sandbox, client.namespace) if quiet else f"sandbox.skerry.dev/{sandbox.metadata.name}")
     elif form in {output.Format.JSON, output.Format.YAML}:
         from skerry_api.sandbox import render_sandbox  # noqa: PLC0415 - as the SDK does
 
         items = [render_sandbox(sandbox) for sandbox in found]
         output.print_data({"apiVersion": "v1", "kind": "List", "items": items}, form)
     else:
-        _print_sandboxes(found, is_wide=form is output.Format.WIDE)
+        _print_sandboxes(found, is_wide=form is output.Format.WIDE, own=client.namespace)
 
 
 def logs(
@@ -108,7 +121,7 @@ def version(
     form: Annotated[output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)] = output.Format.TABLE,
     socket: options.Socket = None,
 ) -> None:
-    """Print the versions of this command and of the agent."""
+    """Print the versions of this command and of the agent, or of the API server."""
     from importlib import metadata  # noqa: PLC0415 - slow, and only this command needs it
 
     try:
@@ -123,10 +136,11 @@ def version(
         agent = client.version()
     except AgentUnavailable as error:
         agent = f"none ({error})"
+    other = "server" if options.is_cluster(socket) else "agent"
     if form in {output.Format.JSON, output.Format.YAML}:
-        output.print_data({"client": own, "agent": agent}, form)
+        output.print_data({"client": own, other: agent}, form)
     else:
-        print(f"client: {own}\nagent:  {agent}")
+        print(f"client: {own}\n{other + ':':<8}{agent}")
 
 
 def parse_since(text: str, *, now: datetime) -> str:
@@ -137,9 +151,27 @@ def parse_since(text: str, *, now: datetime) -> str:
     return text
 
 
-def _print_sandboxes(found: tuple[Sandbox, ...], *, is_wide: bool) -> None:
+def _watch(client: Client, namespace: str | None, wanted: tuple[tuple[str, str], ...]) -> None:
+    """A line for each sandbox, then one for each change that a reader would see, until somebody interrupts."""
+    from skerry_api.sandbox import parse_sandbox  # noqa: PLC0415 - as above
+
+    widths, shown = (12, 24, 12, 32, 16), dict[str, list[str]]()
+    print("".join(title.ljust(width) for title, width in zip(("NAMESPACE", "NAME", "PHASE", "IMAGE", "ADDRESS"), widths, strict=True)).rstrip())
+    for kind, raw in client.changes(namespace=namespace):
+        sandbox = parse_sandbox(raw)
+        name, phase, image, address, _ = _cells(sandbox)
+        cells = [sandbox.metadata.namespace, name, "Deleted" if kind == "DELETED" else phase, image, address]
+        if not filters.matches(sandbox, wanted) or shown.get(sandbox.metadata.uid) == cells:
+            continue
+        shown[sandbox.metadata.uid] = cells
+        line = "".join(f"{output.plain(cell) or '-'} ".ljust(width) for cell, width in zip(cells, widths, strict=True))
+        if not output.print_piece("stdout", f"{line.rstrip()}\n".encode()):
+            return
+
+
+def _print_sandboxes(found: tuple[Sandbox, ...], *, is_wide: bool, own: str) -> None:
     header = ["NAME", "PHASE", "IMAGE", "ADDRESS", "AGE"]
-    has_namespaces = any(sandbox.metadata.namespace != options.DEFAULT_NAMESPACE for sandbox in found)
+    has_namespaces = any(sandbox.metadata.namespace != own for sandbox in found)
     if is_wide:
         header += ["STARTUP", "RESTARTS", "REASON", "EXIT", "NODE", "DIGEST"]
     if has_namespaces:
@@ -185,9 +217,9 @@ def _has_ended(sandbox: Sandbox) -> bool:
     return sandbox.status.termination is not None or ready.reason == "Stopped"
 
 
-def _short_name(sandbox: Sandbox, namespace: str | None) -> str:
+def _short_name(sandbox: Sandbox, namespace: str) -> str:
     own = sandbox.metadata.namespace
-    return sandbox.metadata.name if own == (namespace or options.DEFAULT_NAMESPACE) else f"{own}/{sandbox.metadata.name}"
+    return sandbox.metadata.name if own == namespace else f"{own}/{sandbox.metadata.name}"
 
 
 def _flat(value: object) -> str:

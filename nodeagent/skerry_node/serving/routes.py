@@ -12,8 +12,9 @@ from typing import Any
 from aiohttp import web
 
 from skerry_api import sandbox as api
+from skerry_api import waiting
 from skerry_api.errors import InvalidManifest
-from skerry_node.serving import building, images, logs, pulls, stream_routes, waiting
+from skerry_node.serving import building, images, logs, pulls, stream_routes
 from skerry_node.serving.backend import Backend, Image, Refused
 from skerry_node.standalone import errors as standalone_errors
 

@@ -13,8 +13,9 @@ import aiohttp
 import pytest
 
 from skerry_api import sandbox as api
+from skerry_api import waiting
 from skerry_api.conditions import Condition
-from skerry_node.serving import backend, logs, server, waiting
+from skerry_node.serving import backend, logs, server
 from skerry_node.standalone import errors
 
 SECOND = 1_000_000_000
