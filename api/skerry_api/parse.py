@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from skerry_api import conditions, fields, names, quantities, sandbox
+from skerry_api import conditions, fields, names, quantities, sandbox, volumes
 from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
@@ -30,6 +30,8 @@ _SPEC = frozenset(
         "hostname",
         "resources",
         "network",
+        "volumes",
+        "volumeMounts",
         "security",
         "restartPolicy",
         "desiredState",
@@ -118,6 +120,7 @@ def _parse_termination(raw: Mapping[str, Any]) -> sandbox.Termination:
 def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
     fields.refuse_unknown(raw, "spec", _SPEC)
     ttl = fields.section(raw, "ttl", "spec")
+    found_volumes = volumes.parse_volumes(raw)
     fields.refuse_unknown(ttl, "spec.ttl", frozenset({"activeSeconds", "secondsAfterFinished"}))
     grace = fields.number(raw, "terminationGracePeriodSeconds", "spec", low=0, high=86_400)
     return sandbox.SandboxSpec(
@@ -132,6 +135,8 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         hostname=_parse_hostname(raw),
         resources=_parse_resources(fields.section(raw, "resources", "spec")),
         network=_parse_network(fields.section(raw, "network", "spec")),
+        volumes=found_volumes,
+        volume_mounts=volumes.parse_mounts(raw, found_volumes),
         security=_parse_security(fields.section(raw, "security", "spec")),
         restart_policy=fields.choice(raw, "restartPolicy", "spec", sandbox.RestartPolicy, sandbox.RestartPolicy.NEVER),
         desired_state=fields.choice(raw, "desiredState", "spec", sandbox.DesiredState, sandbox.DesiredState.RUNNING),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skerry_api import conditions, names, quantities, sandbox
+from skerry_api import conditions, names, quantities, sandbox, volumes
 
 
 def render_sandbox(value: sandbox.Sandbox) -> dict[str, Any]:
@@ -84,6 +84,8 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
             ),
         ),
         network={"mode": value.network.mode.value},
+        volumes=[volumes.render_volume(each) for each in value.volumes],
+        volumeMounts=[volumes.render_mount(each) for each in value.volume_mounts],
         security=_filled(
             readOnlyRootFilesystem=value.security.read_only_root_filesystem or None,
             capabilities=_filled(add=list(value.security.capabilities_add), drop=list(value.security.capabilities_drop)),

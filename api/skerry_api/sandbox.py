@@ -6,6 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from skerry_api.conditions import Condition
+from skerry_api.volumes import Volume, VolumeMount
 
 
 class RestartPolicy(enum.StrEnum):
@@ -164,6 +165,8 @@ class SandboxSpec:
     hostname: str | None = None
     resources: Resources = Resources()
     network: NetworkSpec = NetworkSpec()
+    volumes: tuple[Volume, ...] = ()
+    volume_mounts: tuple[VolumeMount, ...] = ()
     security: SecuritySpec = SecuritySpec()
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     desired_state: DesiredState = DesiredState.RUNNING

@@ -16,7 +16,7 @@ from skerry_node.agent import Agent, purge
 from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
 from skerry_node.network.nat import RulesFailed
-from skerry_node.rootfs.scratch import ScratchFailed
+from skerry_node.rootfs.filesystems import FilesystemFailed
 from skerry_node.settings import KeepBlobs, Settings
 from skerry_node.sources import Source
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             asyncio.run(purge(settings, images=arguments.images))
         else:
             asyncio.run(_run(settings))
-    except (AgentError, ScratchFailed, RulesFailed, PermissionError) as error:
+    except (AgentError, FilesystemFailed, RulesFailed, PermissionError) as error:
         sys.exit(f"skerry-agent: {error}")
 
 
@@ -48,6 +48,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     if arguments.standalone:
         given.setdefault("manifests_dir", os.path.join(given.get("state_dir", "/var/lib/skerry"), "manifests"))
     given.setdefault("nameservers", _nameservers())
+    given["host_path_prefixes"] = tuple(given.get("host_path_prefixes", ()))
     return Settings(**given)
 
 
@@ -95,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--node-name", default=socket.gethostname(), help="this node's name (default: the hostname)")
     parser.add_argument("--kubeconfig", help="how to reach the API server (default: KUBECONFIG, or the pod's own account)")
     parser.add_argument("--allow-host-network", action="store_true", default=None, help="let sandboxes ask for network.mode Host")
+    parser.add_argument(
+        "--host-path-prefix", dest="host_path_prefixes", action="append", metavar="DIR", help="let hostPath volumes lie below DIR (repeatable)"
+    )
     for name, kind, text in _FLAGS:
         parser.add_argument(f"--{name}", type=kind, help=text)
     return parser
@@ -119,6 +123,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("system-namespace", str, "where Leases lie (default: skerry-system)"),
     ("metrics-address", str, "host:port for Prometheus (default: a free port of loopback)"),
     ("stream-address", str, "host:port of the gateway's door, TLS (default: :9469, on every address)"),
+    ("refresh-seconds", float, "how often volumes of ConfigMaps and Secrets follow them (default: 60)"),
     ("heartbeat-seconds", float, "how often to renew the node's Lease (default: 10)"),
 )
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from skerry_api.sandbox import NetworkMode, Sandbox, TerminationReason
-from skerry_node import handles, imaging, launching, lives, observe, plan, report
+from skerry_node import handles, imaging, launching, lives, mounting, observe, plan, report
 from skerry_node.cgroup import stats
 from skerry_node.image import integrity
 from skerry_node.image.store import Image
@@ -23,6 +23,7 @@ from skerry_node.model import Life, Observed, Stopping
 from skerry_node.rootfs import scratch
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
+from skerry_node.volumes import places
 
 Layers = tuple[str, ...]
 """Names of layers, lowest first."""
@@ -124,11 +125,27 @@ async def _write_limits(hands: Hands, case: Case, step: plan.Step) -> None:
 async def _ensure_writable(hands: Hands, case: Case, _: plan.Step) -> None:
     if case.uid in hands.dressed:
         return
-    lease = hands.view.leases.find(case.uid)
+    scratch.ensure_writable(hands.settings.scratch_dir, case.uid, owner=_owner(hands, case.uid))
+
+
+async def _ensure_volumes(hands: Hands, case: Case, _: plan.Step) -> None:
+    assert case.sandbox is not None
+    where = mounting.make_places(hands.settings)
+    await mounting.ensure(where, hands.source, case.sandbox, owner=_owner(hands, case.uid))
+
+
+def _owner(hands: Hands, uid: str) -> int:
+    """The host's id of the sandbox's root."""
+    lease = hands.view.leases.find(uid)
     if lease is None:
-        raise FileNotFoundError(f"the lease of {case.uid} vanished")
-    owner, _count_of_ids = hands.view.leases.id_range(lease.slot)
-    scratch.ensure_writable(hands.settings.scratch_dir, case.uid, owner=owner)
+        raise FileNotFoundError(f"the lease of {uid} vanished")
+    return hands.view.leases.id_range(lease.slot)[0]
+
+
+async def refresh_volumes(hands: Hands, sandbox: Sandbox) -> None:
+    """Bring changed objects of the cluster into the volumes of a living sandbox. Raises VolumeFailed, SourceUnavailable, OSError."""
+    where = mounting.make_places(hands.settings)
+    await mounting.refresh(where, hands.source, sandbox, owner=_owner(hands, sandbox.metadata.uid))
 
 
 async def _start_process(hands: Hands, case: Case, _: plan.Step) -> None:
@@ -143,7 +160,8 @@ async def _start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     is_dressed = case.uid in hands.dressed
     hands.dressed.discard(case.uid)
     order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
-    started = await hands.keeper.launch(order)
+    with mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds:
+        started = await hands.keeper.launch(order, volume_fds=volume_fds)
     hands.favourite = _wanted_root(case) or hands.favourite
     hands.handles.hold(case.uid)
     kind, seconds = "Warm" if started.warm else "Cold", time.monotonic() - case.began
@@ -249,6 +267,10 @@ async def _remove_writable(hands: Hands, case: Case, _: plan.Step) -> None:
         await asyncio.to_thread(scratch.sweep_trash, hands.settings.scratch_dir)
 
 
+async def _remove_volumes(hands: Hands, case: Case, _: plan.Step) -> None:
+    await asyncio.to_thread(places.remove, mounting.make_places(hands.settings), case.uid)
+
+
 async def _remove_logs(hands: Hands, case: Case, _: plan.Step) -> None:
     await asyncio.to_thread(shutil.rmtree, os.path.join(hands.settings.logs_dir, case.uid), ignore_errors=True)
 
@@ -301,6 +323,7 @@ _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.EnsureCgroup: _ensure_cgroup,
     plan.WriteLimits: _write_limits,
     plan.EnsureWritable: _ensure_writable,
+    plan.EnsureVolumes: _ensure_volumes,
     plan.StartProcess: _start_process,
     plan.BeginStop: _begin_stop,
     plan.KillProcess: _kill_process,
@@ -309,6 +332,7 @@ _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.MarkAtRest: _mark_at_rest,
     plan.RemoveCgroup: _remove_cgroup,
     plan.RemoveWritable: _remove_writable,
+    plan.RemoveVolumes: _remove_volumes,
     plan.RemoveLogs: _remove_logs,
     plan.ReleaseLease: _release_lease,
     plan.RemoveRuntime: _remove_runtime,

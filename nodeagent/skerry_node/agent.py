@@ -10,7 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, building, errors, handles, housekeeping, imaging, loop, metrics, observe, serving_metrics
+from skerry_node import act, backend, building, errors, handles, housekeeping, imaging, loop, metrics, mounting, observe, serving_metrics
 from skerry_node.carrying import carrier, outbound
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image import collecting
@@ -27,6 +27,7 @@ from skerry_node.serving import server
 from skerry_node.sessions import table
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
+from skerry_node.volumes import places
 
 _LOG = logging.getLogger("skerry.agent")
 
@@ -39,7 +40,7 @@ class Agent:
         self.source = source
         features.require()
         runtime.ensure_memory(settings.run_dir)
-        for path in (settings.run_dir, settings.state_dir, settings.sandboxes_dir, settings.logs_dir):
+        for path in (settings.run_dir, settings.state_dir, settings.sandboxes_dir, settings.logs_dir, settings.volumes_dir):
             os.makedirs(path, mode=0o700, exist_ok=True)
         self.store = Store(settings.images_dir, keep_blobs=settings.keep_blobs)
         scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
@@ -50,6 +51,7 @@ class Agent:
         view = observe.View(
             runtime_fd=_open(settings.sandboxes_dir),
             scratch_fd=_open(settings.scratch_dir),
+            volumes_fd=_open(settings.volumes_dir),
             logs_fd=_open(settings.logs_dir),
             groups=groups,
             leases=make_leases(settings),
@@ -196,6 +198,9 @@ async def purge(settings: Settings, *, images: bool) -> None:
     await keeper.close()
     await _wait_for_cgroups(groups)
     hierarchy.remove_parent(groups.hierarchies, settings.cgroup_parent)
+    with contextlib.suppress(FileNotFoundError):
+        for uid in os.listdir(settings.volumes_dir):
+            places.remove(mounting.make_places(settings), uid)
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
     nat.remove_rules(settings.bridge)

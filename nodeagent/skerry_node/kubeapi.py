@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from skerry_api import names
+from skerry_api import names, volumes
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus, render_status
+from skerry_api.volumes import ObjectKind
 from skerry_node import errors
 from skerry_node.cluster import access, events, heartbeat, registration, watching
 from skerry_node.cluster.client import Client, Json
@@ -120,6 +121,16 @@ class ClusterSource:
         except Refused as error:
             if error.code not in {404, 409}:
                 raise
+
+    async def read_entries(self, kind: ObjectKind, *, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """The entries of a ConfigMap or Secret; None when there is no such object. Raises errors.SourceUnavailable, also when it may not be read."""
+        plural = "configmaps" if kind is ObjectKind.CONFIG_MAP else "secrets"
+        try:
+            return volumes.parse_entries(kind, await self._client.get(f"/api/v1/namespaces/{namespace}/{plural}/{name}"))
+        except Refused as error:
+            if error.code == 404:
+                return None
+            raise
 
     def post_event(self, sandbox: Sandbox, *, reason: str, message: str, warning: bool = False) -> None:
         """Queue an Event; never blocks, never raises, may be dropped under pressure."""

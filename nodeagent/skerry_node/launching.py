@@ -6,6 +6,7 @@ import ipaddress
 from typing import TYPE_CHECKING
 
 from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_node import mounting
 from skerry_node.image import base
 from skerry_node.image.store import Image
 from skerry_node.keeper import client, confine, wire
@@ -47,6 +48,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         read_only=spec.security.read_only_root_filesystem,
         capabilities=_capabilities(sandbox),
         dressed=dressed,
+        volumes=mounting.orders(sandbox),
     )
 
 

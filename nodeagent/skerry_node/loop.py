@@ -9,10 +9,12 @@ import time
 
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import act, building, errors, imaging, inventory, metrics, observe, orphans, reconcile, report, shells
+from skerry_node import act, building, errors, imaging, inventory, metrics, mounting, observe, orphans, reconcile, report, shells
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
+from skerry_node.model import Running
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
+from skerry_node.volumes.errors import VolumeFailed
 
 RESYNC_SECONDS = 30.0
 MIN_PAUSE_SECONDS = 0.02
@@ -53,6 +55,7 @@ class Loop:
             tasks.create_task(self._guard_keeper())
             tasks.create_task(self._pool.run())
             tasks.create_task(self._beat())
+            tasks.create_task(self._refresh_volumes())
 
     def known(self) -> tuple[Sandbox, ...] | None:
         """Every sandbox of this node; None before a first complete list, when nothing may be concluded from one that is not there."""
@@ -155,6 +158,19 @@ class Loop:
                     self._forget(uid)
             self.poke_all()
             self._poke_orphans()
+
+    async def _refresh_volumes(self) -> None:
+        """Follow the objects that volumes are made of, as often as the kubelet does for pods."""
+        while True:
+            await asyncio.sleep(self.hands.settings.refresh_seconds)
+            for uid, sandbox in list(self.wanted.items()):
+                outcome = self.outcomes.get(uid)
+                if outcome is None or not isinstance(outcome.observed.process, Running) or not mounting.has_projections(sandbox):
+                    continue
+                try:
+                    await act.refresh_volumes(self.hands, sandbox)
+                except (errors.SourceUnavailable, VolumeFailed, OSError) as error:
+                    _LOG.warning("volumes not refreshed uid=%s problem=%s", uid, error)
 
     async def _guard_keeper(self) -> None:
         while True:

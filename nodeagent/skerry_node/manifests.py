@@ -20,6 +20,7 @@ from typing import Any
 from skerry_api import errors as api_errors
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import DesiredState, Sandbox, SandboxStatus
+from skerry_api.volumes import ObjectKind
 from skerry_node import sources
 from skerry_node.standalone import directory, documents, errors, objects, records
 
@@ -61,6 +62,7 @@ class ManifestSource:
         self._objects: dict[documents.Key, objects.Object] = {}
         self._where: dict[documents.Key, tuple[str, int]] = {}
         self._missing: set[documents.Key] = set()
+        self._entries: dict[tuple[ObjectKind, documents.Key], Mapping[str, bytes]] = {}
         self._problems: dict[tuple[str, documents.Key | None], sources.Invalid] = {}
         self._changes: deque[sources.Change] = deque()
         self._wake = asyncio.Event()
@@ -183,6 +185,10 @@ class ManifestSource:
         """None: there are no Secrets here; the agent's --docker-config holds for all sandboxes of a machine."""
         return None
 
+    async def read_entries(self, kind: ObjectKind, *, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """The entries of a ConfigMap or Secret in the files; None when there is none."""
+        return self._entries.get((kind, (namespace, name)))
+
     async def write_node(self, node: SandboxNode) -> None:
         """Nothing: no one schedules onto a standalone node."""
 
@@ -218,11 +224,16 @@ class ManifestSource:
             return
         problems: dict[tuple[str, documents.Key | None], sources.Invalid] = {}
         self._where = {}
+        entries: dict[tuple[ObjectKind, documents.Key], Mapping[str, bytes]] = {}
         for name, content in files.items():
             for item in content:
+                if isinstance(item, documents.Entries):
+                    entries[item.kind, item.key] = item.entries
+                    continue
                 problem = self._accept(item, name) if isinstance(item, documents.Document) else item.text
                 if problem is not None:
                     problems[name, item.key] = self._describe(name, item.key, problem)
+        self._entries = entries
         self._remove_missing(problems)
         self._note_problems(problems)
 

@@ -37,6 +37,7 @@ class Desired:
     grace_seconds: int = 10
     has_past: bool = False
     """Status tells of a start or an end before: where the record of it is gone, it is rebuilt before anything is decided."""
+    has_volumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,15 @@ class Observed:
     limits: Limits | None = None
     slot: int | None = None
     has_writable: bool = False
+    has_volumes: bool = False
+    """Those with a size of their own; all others lie in what is looked at anyway."""
     has_logs: bool = False
     has_image: bool = True
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is left of the sandbox."""
-        kept = self.has_runtime or self.has_cgroup or self.has_writable or self.has_logs
+        kept = self.has_runtime or self.has_cgroup or self.has_writable or self.has_volumes or self.has_logs
         return not kept and self.slot is None and not isinstance(self.process, Running)
 
 
@@ -143,4 +146,5 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
         seconds_after_finished=spec.ttl.seconds_after_finished if expires_objects else None,
         grace_seconds=spec.termination_grace_period_seconds,
         has_past=sandbox.status.started_at is not None or sandbox.status.termination is not None,
+        has_volumes=bool(spec.volumes),
     )

@@ -22,6 +22,7 @@ class View:
 
     runtime_fd: int
     scratch_fd: int
+    volumes_fd: int
     logs_fd: int
     groups: group.Parent
     leases: ipam.Ipam
@@ -44,6 +45,7 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         limits=found.read_limits() if has_cgroup else None,
         slot=lease.slot if lease is not None else None,
         has_writable=_exists(view.scratch_fd, uid),
+        has_volumes=_exists(view.volumes_fd, uid),
         has_logs=_exists(view.logs_fd, uid),
         has_image=has_image,
     )
@@ -51,7 +53,7 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
 
 def find_uids(view: View) -> frozenset[str]:
     """Every uid of which this node holds anything: what may be an orphan."""
-    found = {name for fd in (view.runtime_fd, view.scratch_fd, view.logs_fd) for name in os.listdir(fd)}
+    found = {name for fd in (view.runtime_fd, view.scratch_fd, view.volumes_fd, view.logs_fd) for name in os.listdir(fd)}
     found |= set(view.groups.list())
     found |= {lease.owner for lease in view.leases.list()}
     return frozenset(name for name in found if not name.startswith(("shell-", ".", "lost+found")))

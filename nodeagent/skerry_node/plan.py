@@ -48,6 +48,10 @@ class EnsureWritable(Step):
     """Make the writable layer; one that is there keeps its files."""
 
 
+class EnsureVolumes(Step):
+    """Have every volume there; those that are keep their files, and objects of the cluster are read anew."""
+
+
 class StartProcess(Step):
     """Have the keeper start the program."""
 
@@ -81,6 +85,10 @@ class RemoveCgroup(Step):
 
 class RemoveWritable(Step):
     """Remove the writable layer."""
+
+
+class RemoveVolumes(Step):
+    """Remove the volumes that have a size of their own."""
 
 
 class RemoveLogs(Step):
@@ -215,7 +223,10 @@ def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         steps.append(AcquireLease(uid))
     if not observed.has_cgroup or observed.limits != desired.limits:
         steps.append(EnsureCgroup(uid, desired.limits))
-    return (*steps, EnsureWritable(uid), StartProcess(uid))
+    steps.append(EnsureWritable(uid))
+    if desired.has_volumes:
+        steps.append(EnsureVolumes(uid))
+    return (*steps, StartProcess(uid))
 
 
 def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
@@ -248,6 +259,8 @@ def _tear_down(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.has_cgroup:
         steps += [KillProcess(uid), RemoveCgroup(uid)]
+    if observed.has_volumes:
+        steps.append(RemoveVolumes(uid))
     if observed.has_writable:
         steps.append(RemoveWritable(uid))
     if observed.has_logs:

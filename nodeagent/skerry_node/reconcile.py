@@ -12,6 +12,7 @@ from skerry_node import act, errors, imaging, lives, model, observe, plan, repor
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem
+from skerry_node.volumes import errors as volume_errors
 
 MAX_ROUNDS = 8
 """More looks than any way from state to state needs; a plan that does not end is a bug, and is reported as one."""
@@ -98,11 +99,14 @@ async def _perform(hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...
             return Problem(reason="SourceUnavailable", message=str(error), retry_at_seconds=_retry(failures))
         except client.KeeperLost as error:
             return Problem(reason="KeeperLost", message=str(error), retry_at_seconds=_now() + 0.1)
+        except volume_errors.VolumeFailed as error:
+            field = error.field if error.is_lasting else ""
+            return _fail_start(hands, case, reason=error.reason, message=f"{error.field}: {error.problem}", field=field, failures=failures)
         except client.Refused as error:
             message = f"{error.field}: {error.problem}" if error.field else error.problem
             return _fail_start(hands, case, reason=error.reason, message=message, field=error.field, failures=failures)
         except OSError as error:
-            if isinstance(step, plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable):
+            if isinstance(step, plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable | plan.EnsureVolumes):
                 return _fail_start(hands, case, reason="StartFailed", message=str(error), field="", failures=failures)
             return Problem(reason="StepFailed", message=f"{type(step).__name__}: {error}", retry_at_seconds=_retry(failures))
     return None
@@ -132,7 +136,7 @@ def _fail_start(hands: act.Hands, case: act.Case, *, reason: str, message: str, 
 
 def _is_start(done: list[plan.Step]) -> bool:
     """Whether the last step was on the way to a start: then one more look frees what the start had taken."""
-    return isinstance(done[-1], plan.StartProcess | plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable)
+    return isinstance(done[-1], plan.StartProcess | plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable | plan.EnsureVolumes)
 
 
 def _report(

@@ -44,6 +44,8 @@ class Settings:
     scrub_bytes_per_second: int = 8 << 20
     nameservers: tuple[str, ...] = ()
     allow_host_network: bool = False
+    host_path_prefixes: tuple[str, ...] = ()
+    """Below which directories of the host a hostPath volume may lie."""
     manifests_dir: str | None = None
     """Standalone when set: the directory of manifests that takes the API server's place."""
     registry_config: str = "/etc/skerry/certs.d"
@@ -54,6 +56,8 @@ class Settings:
     system_namespace: str = "skerry-system"
     metrics_address: str = "127.0.0.1:0"
     heartbeat_seconds: float = 10.0
+    refresh_seconds: float = 60.0
+    """How often volumes made of ConfigMaps and Secrets follow them: the kubelet's sync period."""
     stream_address: str = ":9469"
     """Where the gateway finds this agent, `host:port`; no host: every address; port 0: a free one."""
 
@@ -101,6 +105,11 @@ class Settings:
     def scratch_dir(self) -> str:
         """The mounted filesystem that holds the writable layers."""
         return os.path.join(self.state_dir, "scratch")
+
+    @property
+    def volumes_dir(self) -> str:
+        """Volumes with a size of their own, one directory per uid."""
+        return os.path.join(self.state_dir, "volumes")
 
     @property
     def logs_dir(self) -> str:

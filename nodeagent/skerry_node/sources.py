@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
+from skerry_api.volumes import ObjectKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,9 @@ class Source(Protocol):
 
     async def read_pull_secret(self, namespace: str, name: str) -> bytes | None:
         """The Docker config in a Secret of type kubernetes.io/dockerconfigjson; None when there is no such Secret. It stays in memory."""
+
+    async def read_entries(self, kind: ObjectKind, *, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """The entries of a ConfigMap or Secret; None when there is no such object. Raises errors.SourceUnavailable."""
         ...
 
     async def write_node(self, node: SandboxNode) -> None:

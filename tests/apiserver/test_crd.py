@@ -72,6 +72,9 @@ def test_defaults_are_written_down(control_plane, namespace):
         ("user", "1"),
         ("hostname", "b"),
         ("security", {"readOnlyRootFilesystem": True}),
+        ("volumes", [{"name": "a", "emptyDir": {}}]),
+        ("volumes", None),
+        ("volumeMounts", []),
         ("network", {"mode": "None"}),
         ("restartPolicy", "Always"),
         ("nodeName", "n2"),
@@ -82,6 +85,7 @@ def test_defaults_are_written_down(control_plane, namespace):
 def test_what_a_start_used_cannot_change(control_plane, namespace, field, value):
     """The sentence says to write a new Sandbox."""
     good = manifests.good(command=["a"], args=["a"], env=[{"name": "A"}], workingDir="/a", user="0", hostname="a", nodeName="n1")
+    good["spec"] |= {"volumes": [{"name": "b", "emptyDir": {}}], "volumeMounts": [{"name": "b", "mountPath": "/b"}]}
     assert _apply(control_plane, namespace, good).returncode == 0
     answer = _patch(control_plane, namespace, {"spec": {field: value}}, ("--dry-run=server",))
     assert answer.returncode != 0

@@ -10,9 +10,10 @@ import contextlib
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -130,9 +131,12 @@ class Client:
         """End the shell in *slot*; none there is fine."""
         await self._ask("discard", slot=slot)
 
-    async def launch(self, launch: wire.Launch) -> Launched:
-        """Start a sandbox, and return once its program runs. Raises Refused."""
-        raw = await self._ask("launch", launch=wire.render_launch(launch))
+    async def launch(self, launch: wire.Launch, *, volume_fds: Sequence[int] = ()) -> Launched:
+        """Start a sandbox, and return once its program runs. *volume_fds* stay the caller's. Raises Refused."""
+        if volume_fds:
+            raw = await asyncio.to_thread(self._ask_alone, "launch", volume_fds, launch=wire.render_launch(launch))
+        else:
+            raw = await self._ask("launch", launch=wire.render_launch(launch))
         return Launched(pid=raw["pid"], warm=raw["warm"], seconds=raw["seconds"])
 
     async def signal(self, uid: str, number: int) -> None:
@@ -160,10 +164,25 @@ class Client:
             raise KeeperLost(f"the keeper did not answer {do!r}") from error
         finally:
             self._waiting.pop(number, None)
-        if "error" in reply:
-            raise Refused(**reply["error"])
-        result: wire.Message = reply["ok"]
-        return result
+        return _take_result(reply)
+
+    def _ask_alone(self, do: str, fds: Sequence[int], **fields: Any) -> wire.Message:
+        """Ask on a connection of its own, that carries fds. Blocks."""
+        buffer, message = bytearray(), wire.encode({"id": 0, "do": do, **fields})
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(_REPLY_SECONDS)
+                connection.connect(self._settings.socket_path)
+                sent = socket.send_fds(connection, [message], fds)
+                connection.sendall(message[sent:])
+                while part := connection.recv(1 << 16):
+                    buffer += part
+                    while (reply := wire.take(buffer)) is not None:
+                        if "id" in reply:
+                            return _take_result(reply)
+        except (OSError, wire.BrokenPeer) as error:
+            raise KeeperLost(f"the keeper did not answer {do!r}") from error
+        raise KeeperLost("the keeper died")
 
     async def _try_connect(self) -> bool:
         try:
@@ -218,6 +237,13 @@ class Client:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True,
                 env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
             )  # fmt: skip
+
+
+def _take_result(reply: wire.Message) -> wire.Message:
+    if "error" in reply:
+        raise Refused(**reply["error"])
+    result: wire.Message = reply["ok"]
+    return result
 
 
 _DETACH = """

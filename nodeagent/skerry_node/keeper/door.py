@@ -15,6 +15,7 @@ from skerry_node.keeper.events import HANG_UP, READABLE, WRITABLE, Events
 
 _PEERCRED = struct.Struct("3i")
 _READ_BYTES = 1 << 18
+_MAX_FDS = 64
 
 
 class Reply(Protocol):
@@ -30,6 +31,7 @@ class _Client:
     socket: socket.socket
     incoming: bytearray = field(default_factory=bytearray)
     outgoing: bytearray = field(default_factory=bytearray)
+    fds: list[int] = field(default_factory=list)
 
 
 class Door:
@@ -68,17 +70,27 @@ class Door:
             if mask & WRITABLE:
                 self._flush(client)
             if mask & (READABLE | HANG_UP):
-                part = client.socket.recv(_READ_BYTES)
+                part, fds, _, _ = socket.recv_fds(client.socket, _READ_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+                client.fds += fds
                 if not part:
                     self._hang_up(client)
                     return
                 client.incoming += part
                 while (message := wire.take(client.incoming)) is not None:
-                    self._answer(message, self._make_reply(client, message))
+                    self._handle(client, message)
         except BlockingIOError:
             return
         except (OSError, wire.BrokenPeer):
             self._hang_up(client)
+
+    def _handle(self, client: _Client, message: wire.Message) -> None:
+        """Fds that came belong to the message whose end came with or after them, and are closed when it has been answered or begun."""
+        message["fds"], client.fds = client.fds, []
+        try:
+            self._answer(message, self._make_reply(client, message))
+        finally:
+            for fd in message["fds"]:
+                os.close(fd)
 
     def _make_reply(self, client: _Client, message: wire.Message) -> Reply:
         def reply(result: wire.Message, fds: Sequence[int] = ()) -> None:
@@ -110,3 +122,6 @@ class Door:
         if self._clients.pop(client.socket.fileno(), None) is not None:
             self._events.unwatch(client.socket.fileno())
             client.socket.close()
+            for fd in client.fds:
+                os.close(fd)
+            client.fds = []

@@ -15,7 +15,7 @@ import stat
 from dataclasses import dataclass
 
 from skerry_node.keeper import tree, wire
-from skerry_node.kernel import syscalls
+from skerry_node.kernel import paths, syscalls
 
 MASKED = {
     "proc": ("acpi", "asound", "interrupts", "kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug", "scsi"),
@@ -28,7 +28,6 @@ _NO_EXEC = syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOU
 _AT_FDCWD = -100
 ETC_FILES = (b"hosts", b"resolv.conf", b"hostname")
 _STRICT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
-_IN_ROOT = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_MAGICLINKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +84,6 @@ def fill(prepared: Prepared, launch: wire.Launch) -> None:
     contents = {b"hosts": launch.hosts, b"resolv.conf": launch.resolv_conf, b"hostname": launch.hostname + "\n"}
     for name, content in contents.items():
         os.write(prepared.file_fds[name], content.encode("utf-8", "surrogateescape"))
-
-
-def ensure_directory(root_fd: int, path: bytes) -> None:
-    """Make the directories of relative *path* that are missing below *root_fd*; what exists is left as it is."""
-    done = b""
-    for part in path.split(b"/"):
-        if part in {b"", b"."}:
-            continue
-        parent, done = done, done + b"/" + part if done else part
-        try:
-            os.close(syscalls.openat2(root_fd, done, flags=os.O_PATH, resolve=_IN_ROOT))
-        except FileNotFoundError:
-            fd = syscalls.openat2(root_fd, parent or b".", flags=os.O_PATH | os.O_DIRECTORY, resolve=_IN_ROOT)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=fd)
-            os.close(fd)
 
 
 def _mount_on(target: bytes, kind: bytes, attributes: int, **options: bytes) -> int:
@@ -205,9 +188,9 @@ def _attach_file(mounted: int, root_fd: int, target: bytes) -> None:
 
 def _find_file(root_fd: int, path: bytes) -> int:
     try:
-        return syscalls.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT)
+        return syscalls.openat2(root_fd, path, flags=os.O_PATH, resolve=paths.IN_ROOT)
     except FileNotFoundError:
-        ensure_directory(root_fd, b"etc")
+        paths.ensure_directory(root_fd, b"etc")
         flags = os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-        os.close(syscalls.openat2(root_fd, path, flags=flags, mode=0o644, resolve=_IN_ROOT))
-        return syscalls.openat2(root_fd, path, flags=os.O_PATH, resolve=_IN_ROOT)
+        os.close(syscalls.openat2(root_fd, path, flags=flags, mode=0o644, resolve=paths.IN_ROOT))
+        return syscalls.openat2(root_fd, path, flags=os.O_PATH, resolve=paths.IN_ROOT)

@@ -12,13 +12,13 @@ import socket
 from dataclasses import dataclass
 from typing import NoReturn
 
-from skerry_node.keeper import confine, identity, inner_mounts, link, program, tree, wire
+from skerry_node.keeper import confine, identity, inner_mounts, link, program, tree, volumes, wire
 from skerry_node.kernel import syscalls
 
 ORDER_FD = STATUS_FD = 3
 HEAD_BYTES = 16
 """An order opens with its length as decimal text of this many bytes."""
-_MAX_FDS = 8
+_MAX_FDS = 64
 _SHELL = wire.Shell(slot=0, id_base=0, link=None)
 _SAMPLE = json.dumps(wire.render_launch(wire.Launch(
     uid="", attempt=0, shell=_SHELL, host_network=False, layers=("",), argv=("sample",), env=("A=b",), working_dir="/", user="0:0", hostname="sample",
@@ -166,6 +166,8 @@ def _build_root(launch: wire.Launch, fds: list[int], waiting: Waiting) -> identi
         inner_mounts.attach(root_fd, waiting.prepared)
         accounts = identity.read_accounts(root_fd)
     inner_mounts.fill(waiting.prepared, launch)
+    if launch.volumes:
+        volumes.attach(root_fd, launch.volumes, fds[-len(launch.volumes) :])
     return accounts
 
 

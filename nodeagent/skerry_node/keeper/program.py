@@ -11,8 +11,7 @@ import signal
 from collections.abc import Iterable
 from typing import NoReturn
 
-from skerry_node.keeper import inner_mounts
-from skerry_node.kernel import syscalls
+from skerry_node.kernel import paths, syscalls
 
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -34,7 +33,7 @@ def enter_working_directory(path: str, *, is_made: bool = True) -> None:
     root = os.open("/", os.O_PATH | os.O_CLOEXEC)
     try:
         if is_made:
-            inner_mounts.ensure_directory(root, relative)
+            paths.ensure_directory(root, relative)
         fd = syscalls.openat2(root, relative, flags=os.O_PATH | os.O_DIRECTORY, resolve=resolve)
         os.fchdir(fd)
         os.close(fd)

@@ -99,10 +99,10 @@ def prepare(room: Room, shell: wire.Shell, *, dress: wire.Dress | None = None, h
     return parked
 
 
-def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message) -> Starting:
+def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message, *, volume_fds: list[int]) -> Starting:
     """Turn *parked* into the sandbox that *order* describes: cgroup, root filesystem, output, then its orders, *raw* as they came.
 
-    Consumes *parked*. Raises OSError; the child is gone then.
+    Consumes *parked*; *volume_fds* stay the caller's. Raises OSError; the child is gone then.
     """
     opened: list[int] = []
     try:
@@ -111,6 +111,8 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message) ->
             _check_dress(parked, order)
         else:
             opened.append(_mount_root(room, parked, order.layers, writable=order.uid, read_only=order.read_only))
+        _map_volumes(parked, order, volume_fds)
+        root_fds = tuple(opened)
         directory = os.open(order.uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room.runtime_fd)
         try:
             logs.ensure_pipes(directory)
@@ -121,7 +123,7 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message) ->
         reading, writing = os.pipe2(os.O_CLOEXEC)
         opened.append(writing)
         os.set_blocking(reading, False)
-        _send(parked.orders, raw, opened)
+        _send(parked.orders, raw, [*root_fds, *volume_fds, *opened[len(root_fds) :]])
     except BaseException:
         parked.close()
         with contextlib.suppress(ChildProcessError):
@@ -138,6 +140,15 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message) ->
 def _mount_root(room: Room, parked: Parked, layers: tuple[str, ...], *, writable: str, read_only: bool = False) -> int:
     layer_fds = [room.layers.ensure(name) for name in layers]
     return rootfs.mount_overlay(layer_fds, writable=writable, userns_fd=parked.userns_fd, read_only=read_only)
+
+
+def _map_volumes(parked: Parked, order: wire.Launch, fds: list[int]) -> None:
+    """Files of the host keep their owners' numbers inside: 0 there is 0 here."""
+    if len(fds) != len(order.volumes):
+        raise OSError(errno.EBADF, f"{len(fds)} fds came for {len(order.volumes)} volumes")
+    for volume, fd in zip(order.volumes, fds, strict=True):
+        if volume.is_mapped:
+            syscalls.mount_setattr(fd, set_flags=syscalls.MOUNT_ATTR_IDMAP, userns_fd=parked.userns_fd)
 
 
 def _check_dress(parked: Parked, order: wire.Launch) -> None:

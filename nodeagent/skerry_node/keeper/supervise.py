@@ -115,7 +115,7 @@ class Keeper:
             self._events.unwatch(parked.pidfd)
         ticks = parked.start_ticks
         records.write_starting(self._room.runtime_fd, order.uid, pid=parked.pid, start_ticks=ticks, attempt=order.attempt)
-        starting = spawn.launch(self._room, parked, order, message["launch"])
+        starting = spawn.launch(self._room, parked, order, message["launch"], volume_fds=message["fds"])
         child = Child(
             uid=order.uid, attempt=order.attempt, pid=starting.pid, pidfd=starting.pidfd, streams=starting.streams,
             starting=starting, reply=reply, began=began,

@@ -50,12 +50,20 @@ class Dress:
 
 
 @dataclass(frozen=True, slots=True)
+class Volume:
+    """A mount that comes as an fd with the launch: where it goes, and whether its ids are to be mapped to the sandbox's."""
+
+    target: str
+    is_mapped: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One start of one sandbox. Everything is decided: the keeper looks nothing up.
 
     `layers` are file names below the layer directory, lowest first. `user` is the text of the image or manifest, resolved by the
     child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0. `dressed` tells that the shell's
-    own root is to be used: its writable layer has become this sandbox's.
+    own root is to be used: its writable layer has become this sandbox's. Each of `volumes` is an fd that comes with the request.
     """
 
     uid: str
@@ -73,6 +81,7 @@ class Launch:
     read_only: bool
     capabilities: int
     dressed: bool
+    volumes: tuple[Volume, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +167,7 @@ def parse_launch(raw: Message) -> Launch:
     fields["shell"] = parse_shell(fields["shell"])
     for name in ("layers", "argv", "env"):
         fields[name] = tuple(fields[name])
+    fields["volumes"] = tuple(Volume(**volume) for volume in fields["volumes"])
     return Launch(**fields)
 
 

@@ -10,7 +10,7 @@ from skerry_node.standalone import documents, errors
 
 SUFFIXES = (".yaml", ".yml", ".json")
 
-Content = tuple[documents.Document | documents.Problem, ...]
+Content = tuple[documents.Document | documents.Entries | documents.Problem, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from skerry_api import names
+from skerry_api import names, volumes
+from skerry_api.errors import InvalidManifest
+from skerry_api.volumes import ObjectKind
 
 MAX_BYTES = 1 << 20
 """A manifest file may hold this much; etcd's own limit for an object is 1.5 MiB."""
@@ -32,6 +34,15 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
+class Entries:
+    """A ConfigMap or Secret of a file, for volumes."""
+
+    key: Key
+    kind: ObjectKind
+    entries: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Problem:
     """A document, or a whole file, that is no object; *key* is None when nobody can tell which object it means."""
 
@@ -39,7 +50,7 @@ class Problem:
     text: str
 
 
-def parse(data: bytes) -> tuple[Document | Problem, ...]:
+def parse(data: bytes) -> tuple[Document | Entries | Problem, ...]:
     """The objects of a file, in order. Never raises: what is wrong is a Problem that names line or field."""
     if len(data) > MAX_BYTES:
         return (Problem(None, f"the file is larger than {MAX_BYTES} bytes: split it into several files"),)
@@ -92,7 +103,7 @@ def without(text: str, *, position: int) -> str | None:
     return changed if _says(changed, documents) else _dump(documents)
 
 
-def _identify(raw: object, *, position: int) -> Document | Problem:
+def _identify(raw: object, *, position: int) -> Document | Entries | Problem:
     if not isinstance(raw, dict):
         return Problem(None, f"document {position + 1} is not a mapping: start with apiVersion, kind, metadata, spec")
     metadata = raw.get("metadata")
@@ -100,13 +111,23 @@ def _identify(raw: object, *, position: int) -> Document | Problem:
     namespace = metadata.get("namespace", DEFAULT_NAMESPACE) if isinstance(metadata, dict) else None
     if not isinstance(name, str) or not isinstance(namespace, str) or not name or not namespace:
         return Problem(None, f"document {position + 1}: metadata.name: missing or not text: give the sandbox a name")
+    if raw.get("apiVersion") == "v1" and raw.get("kind") in set(ObjectKind):
+        return _parse_entries(raw, (namespace, name))
     expected = (f"{names.GROUP}/{names.VERSION}", "Sandbox")
     if (raw.get("apiVersion"), raw.get("kind")) != expected:
         return Problem(
             (namespace, name),
-            f"apiVersion, kind: must be {expected[0]} and {expected[1]}: nothing else runs here",
+            f"apiVersion, kind: must be {expected[0]} and {expected[1]}: only a ConfigMap or Secret of v1 may stand beside it",
         )
     return Document((namespace, name), position, raw)
+
+
+def _parse_entries(raw: Mapping[str, Any], key: Key) -> Entries | Problem:
+    kind = ObjectKind(raw["kind"])
+    try:
+        return Entries(key, kind, volumes.parse_entries(kind, raw))
+    except InvalidManifest as error:
+        return Problem(None, f"{kind} {key[1]}: {error}")
 
 
 def _load(text: str) -> list[Any]:

@@ -34,6 +34,8 @@ _ENV = "write a name of letters, digits, '_', '-' and '.', not starting with a d
 _CAPABILITY = "write a capability in capitals, for example NET_BIND_SERVICE"
 _UNKNOWN = "unknown field"
 _SECRET = "write the name of a Secret: lower-case letters, digits, dashes and dots"
+_SOURCE = "write one of configMap, emptyDir, hostPath, secret"
+_DATA = {"name": "data", "emptyDir": {}}
 
 
 def _limits(**values: Any) -> dict[str, Any]:
@@ -42,6 +44,18 @@ def _limits(**values: Any) -> dict[str, Any]:
 
 def _both(name: str, request: str, limit: str) -> dict[str, Any]:
     return {"resources": {"requests": {name: request}, "limits": {name: limit}}}
+
+
+def _volumes(*volumes: Any) -> dict[str, Any]:
+    return {"volumes": list(volumes)}
+
+
+def _sized(size: str) -> dict[str, Any]:
+    return {"name": "a", "emptyDir": {"sizeLimit": size}}
+
+
+def _mounts(**mount: Any) -> dict[str, Any]:
+    return {"volumes": [_DATA], "volumeMounts": [{"name": "data", **mount}]}
 
 
 BAD = (
@@ -113,6 +127,45 @@ BAD = (
         "spec.tolerations[0].value",
         "write no value when the operator is Exists",
     ),
+    Bad("volume without a source", _volumes({"name": "a"}), "spec.volumes[0]", _SOURCE),
+    Bad("volume of two sources", _volumes({"name": "a", "emptyDir": {}, "hostPath": {"path": "/srv"}}), "spec.volumes[0]", _SOURCE),
+    Bad("volume name", _volumes({"name": "A", "emptyDir": {}}), "spec.volumes[0].name", "write a name of lower-case letters, digits and dashes"),
+    Bad("volume size", _volumes(_sized("1Ki")), "spec.volumes[0].emptyDir.sizeLimit", "write at least 1Mi"),
+    Bad("volume size a word", _volumes(_sized("big")), "spec.volumes[0].emptyDir.sizeLimit", _QUANTITY),
+    Bad(
+        "hostPath relative",
+        _volumes({"name": "a", "hostPath": {"path": "srv"}}),
+        "spec.volumes[0].hostPath.path",
+        "write an absolute path without '..'",
+    ),
+    Bad(
+        "hostPath upwards",
+        _volumes({"name": "a", "hostPath": {"path": "/srv/../etc"}}),
+        "spec.volumes[0].hostPath.path",
+        "write an absolute path without '..'",
+    ),
+    Bad("configMap name", _volumes({"name": "a", "configMap": {"name": "A b"}}), "spec.volumes[0].configMap.name", "write the name of an object"),
+    Bad(
+        "secret mode",
+        _volumes({"name": "a", "secret": {"secretName": "s", "defaultMode": 512}}),
+        "spec.volumes[0].secret.defaultMode",
+        "write a whole number from 0 to 511",
+    ),
+    Bad(
+        "item upwards",
+        _volumes({"name": "a", "secret": {"secretName": "s", "items": [{"key": "k", "path": "../x"}]}}),
+        "spec.volumes[0].secret.items[0].path",
+        "write a relative path without '..'",
+        "should match",
+    ),
+    Bad("two volumes of a name", _volumes(_DATA, _DATA), "spec.volumes[1].name", "name of its own"),
+    Bad("mount of no volume", _mounts(name="b", mountPath="/data"), "spec.volumeMounts[0].name", "write the name of one of spec.volumes"),
+    Bad("mount at /", _mounts(mountPath="/"), "spec.volumeMounts[0].mountPath", "write an absolute path without '..', other than /"),
+    Bad("mount in proc", _mounts(mountPath="/proc/x"), "spec.volumeMounts[0].mountPath", "write a path outside /proc, /sys and /dev"),
+    Bad("mount in dev by a detour", _mounts(mountPath="/.//dev"), "spec.volumeMounts[0].mountPath", "write a path outside /proc, /sys and /dev"),
+    Bad("mount upwards", _mounts(mountPath="/a/../b"), "spec.volumeMounts[0].mountPath", "write an absolute path without '..'"),
+    Bad("subPath upwards", _mounts(mountPath="/a", subPath="x/.."), "spec.volumeMounts[0].subPath", "write a relative path without '..'"),
+    Bad("subPath absolute", _mounts(mountPath="/a", subPath="/x"), "spec.volumeMounts[0].subPath", "write a relative path without '..'"),
     Bad("capability in lower case", {"security": {"capabilities": {"add": ["net_raw"]}}}, "spec.security.capabilities.add[0]", _CAPABILITY),
     Bad(
         "readOnly a word",
