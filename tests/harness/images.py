@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 BUSYBOX = "/bin/busybox"
@@ -58,14 +58,24 @@ def make_tar(files: Files) -> bytes:
 
 def write_layout(directory: str, tars: Sequence[bytes], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None) -> str:
     """An OCI layout of layers that are given as tars."""
+    return write_packed_layout(directory, ((tar, gzip.compress(tar, 1, mtime=0)) for tar in tars), name=name, config=config)
+
+
+def write_packed_layout(
+    directory: str, pairs: Iterable[tuple[bytes, bytes]], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None,
+) -> str:  # fmt: skip
+    """An OCI layout of layers, each as a tar and gzipped; one at a time is held in memory."""
     os.makedirs(os.path.join(directory, "blobs", "sha256"), exist_ok=True)
-    layers = [{"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **_put(directory, gzip.compress(tar, 1, mtime=0))} for tar in tars]
+    layers, diff_ids = [], []
+    for tar, packed in pairs:
+        layers.append({"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", **_put(directory, packed)})
+        diff_ids.append(f"sha256:{hashlib.sha256(tar).hexdigest()}")
     machine = platform.machine()
     image = {
         "architecture": _ARCHITECTURES.get(machine, machine),
         "os": "linux",
         "config": dict(config or {}),
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(tar).hexdigest()}" for tar in tars]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids},
     }
     manifest = {
         "schemaVersion": 2,
