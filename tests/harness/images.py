@@ -20,7 +20,10 @@ Files = Mapping[str, "bytes | str | None"]
 """A layer by path: bytes are a file's content, text a symlink's target, None a directory."""
 
 
-def busybox_layout(directory: str, *, name: str = REFERENCE, layers: Sequence[Files] = (), config: Mapping[str, Any] | None = None) -> str:
+def busybox_layout(
+    directory: str, *, name: str = REFERENCE, layers: Sequence[Files] = (), config: Mapping[str, Any] | None = None,
+    architecture: str | None = None,
+) -> str:  # fmt: skip
     """An OCI layout with busybox and, on top, *layers*; returns *directory*. Needs Debian's busybox-static."""
     with open(BUSYBOX, "rb") as file:
         busybox = file.read()
@@ -31,7 +34,7 @@ def busybox_layout(directory: str, *, name: str = REFERENCE, layers: Sequence[Fi
     base["etc/group"] = b"root:x:0:\nalice:x:1000:\nwheel:x:10:alice\n"
     base["etc/lower-file"] = b"a file of the image\n"
     run = {"Env": ["PATH=/usr/local/bin:/bin"], "Cmd": ["sh"], **(config or {})}
-    return write_layout(directory, [make_tar(base), *(make_tar(layer) for layer in layers)], name=name, config=run)
+    return write_layout(directory, [make_tar(base), *(make_tar(layer) for layer in layers)], name=name, config=run, architecture=architecture)
 
 
 def make_tar(files: Files) -> bytes:
@@ -56,13 +59,18 @@ def make_tar(files: Files) -> bytes:
     return out.getvalue()
 
 
-def write_layout(directory: str, tars: Sequence[bytes], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None) -> str:
+def write_layout(
+    directory: str, tars: Sequence[bytes], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None, architecture: str | None = None
+) -> str:
     """An OCI layout of layers that are given as tars."""
-    return write_packed_layout(directory, ((tar, gzip.compress(tar, 1, mtime=0)) for tar in tars), name=name, config=config)
+    return write_packed_layout(
+        directory, ((tar, gzip.compress(tar, 1, mtime=0)) for tar in tars), name=name, config=config, architecture=architecture
+    )
 
 
 def write_packed_layout(
     directory: str, pairs: Iterable[tuple[bytes, bytes]], *, name: str = REFERENCE, config: Mapping[str, Any] | None = None,
+    architecture: str | None = None,
 ) -> str:  # fmt: skip
     """An OCI layout of layers, each as a tar and gzipped; one at a time is held in memory."""
     os.makedirs(os.path.join(directory, "blobs", "sha256"), exist_ok=True)
@@ -72,7 +80,7 @@ def write_packed_layout(
         diff_ids.append(f"sha256:{hashlib.sha256(tar).hexdigest()}")
     machine = platform.machine()
     image = {
-        "architecture": _ARCHITECTURES.get(machine, machine),
+        "architecture": architecture or _ARCHITECTURES.get(machine, machine),
         "os": "linux",
         "config": dict(config or {}),
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
