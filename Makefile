@@ -8,9 +8,10 @@ export PYTHONPATH := api:operator:nodeagent:client:.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables umoci
+TEST_PACKAGES := apache2-utils buildah docker-registry skopeo
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
-.PHONY: help demo test test-vm check static format cluster bench clean packages vm-packages
+.PHONY: help demo test test-vm check static format cluster bench clean packages test-packages vm-packages
 
 help: ## What can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,10 @@ packages:
 	@missing=$$(for p in $(PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
+test-packages:
+	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
 vm-packages:
 	@missing=$$(for p in $(VM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
@@ -34,7 +39,7 @@ vm-packages:
 demo: $(VENV)/.ready packages ## Run a sandbox on this machine and show what it is (root)
 	@$(BIN)/python -m tests.harness.demo
 
-test: $(VENV)/.ready packages static ## Every test: unit, kernel, API server (root)
+test: $(VENV)/.ready packages test-packages static ## Every test: unit, kernel, API server (root)
 	@$(BIN)/python -m pytest tests/unit tests/kernel tests/apiserver tests/security
 
 test-vm: $(VENV)/.ready packages vm-packages ## The kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU
@@ -56,7 +61,7 @@ format: $(VENV)/.ready ## Format the code
 cluster: $(VENV)/.ready packages ## A control plane, the operator and one agent in the foreground
 	@$(BIN)/python -m tests.harness.cluster
 
-bench: $(VENV)/.ready packages ## Ours beside every peer that is installed
+bench: $(VENV)/.ready packages test-packages ## Ours beside every peer that is installed
 	@$(BIN)/python -m bench
 
 clean: ## Remove what was made here

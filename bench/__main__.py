@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, node, peers, rates
+from bench import cluster, node, peers, pull, rates
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
@@ -18,6 +18,7 @@ _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "rates": rates.measure,
     "peers": peers.measure,
     "cluster": cluster.measure,
+    "pull": pull.measure,
 }
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
+import json
 import os
 import random
 import shutil
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 from tests.harness import images
 from tests.harness.assets import cache_directory
@@ -29,6 +32,47 @@ def ensure_layout() -> str:
         images.write_packed_layout(temporary, ((tar, gzip.compress(tar, 6, mtime=0)) for tar in _tars()), name=NAME)
         os.rename(temporary, directory)
     return directory
+
+
+def write_second(directory: str, layout: str) -> str:
+    """A layout at *directory* of an image with one small layer on top of the one in *layout*."""
+    shutil.copytree(layout, directory, copy_function=_link)
+    index = _read(layout, "index.json")
+    manifest = _read_blob(layout, index["manifests"][0])
+    config = _read_blob(layout, manifest["config"])
+    tar = images.make_tar({"opt/app/second": b"second\n" * 50_000})
+    config["rootfs"]["diff_ids"].append(f"sha256:{hashlib.sha256(tar).hexdigest()}")
+    manifest["layers"].append({"mediaType": manifest["layers"][0]["mediaType"], **_put(directory, gzip.compress(tar, 6, mtime=0))})
+    manifest["config"] |= _put(directory, json.dumps(config).encode())
+    index["manifests"][0] |= _put(directory, json.dumps(manifest).encode())
+    os.unlink(os.path.join(directory, "index.json"))
+    with open(os.path.join(directory, "index.json"), "w", encoding="utf-8") as file:
+        json.dump(index, file)
+    return directory
+
+
+def _link(source: str, target: str) -> None:
+    """Link where it can, copy over filesystems."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy(source, target)
+
+
+def _read(layout: str, name: str) -> Any:
+    with open(os.path.join(layout, name), encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _read_blob(layout: str, descriptor: dict[str, Any]) -> Any:
+    return _read(layout, os.path.join("blobs", "sha256", descriptor["digest"].removeprefix("sha256:")))
+
+
+def _put(directory: str, content: bytes) -> dict[str, Any]:
+    digest = hashlib.sha256(content).hexdigest()
+    with open(os.path.join(directory, "blobs", "sha256", digest), "wb") as file:
+        file.write(content)
+    return {"digest": f"sha256:{digest}", "size": len(content)}
 
 
 def _tars() -> Iterator[bytes]:
