@@ -12,7 +12,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from skerry_api import sandbox as api
@@ -20,6 +20,7 @@ from skerry_node import act, launching, lives, logfiles
 from skerry_node.build import cache, engine, progress, running
 from skerry_node.build.errors import BuildError
 from skerry_node.cgroup import stats
+from skerry_node.image import reference
 from skerry_node.image.errors import ImageNotFound
 from skerry_node.image.record import Image
 from skerry_node.image.store import Store
@@ -32,6 +33,7 @@ LIMITS = Limits(cpu_millicores=None, memory_bytes=4 << 30, pids=4096)
 RUN_SECONDS = 3600.0
 MAX_BUILDS = 2
 """Builds at once on a node; more wait."""
+FindImage = Callable[[str], Awaitable[Image]]
 _LOOK_SECONDS, _LOST_SECONDS = 1.0, 10.0
 
 
@@ -68,7 +70,7 @@ class Builds:
     def __init__(
         self, *, hands: act.Hands, store: Store, guests: Guests, poke: Callable[[str], None], poke_all: Callable[[], None], directory: str
     ) -> None:
-        self._store = store
+        self._hands, self._store = hands, store
         self._poke_all = poke_all
         self._directory = directory
         self._slots = asyncio.Semaphore(MAX_BUILDS)
@@ -80,11 +82,14 @@ class Builds:
         """Where anonymous files of a build lie: contexts, layers under way."""
         return self._directory
 
-    async def build(self, request: engine.Request, emit: progress.Emit) -> Image:
-        """The image that *request* asks for. Raises BuildError, ImageError, OSError."""
+    async def build(self, request: engine.Request, emit: progress.Emit, *, find_image: FindImage | None = None) -> Image:
+        """The image that *request* asks for. Raises BuildError, ImageError, OSError.
+
+        *find_image* gives what FROM and --from name; without one they are what the operator of this machine may pull.
+        """
         machine = platform.machine()
         tools = engine.Tools(
-            store=self._store, cache=self._cache, runner=self._runner, find_image=self._find_image, directory=self._directory,
+            store=self._store, cache=self._cache, runner=self._runner, find_image=find_image or self._find_image, directory=self._directory,
             architecture=_ARCHITECTURES.get(machine, machine),
         )  # fmt: skip
         async with self._slots:
@@ -95,7 +100,13 @@ class Builds:
     async def _find_image(self, name: str) -> Image:
         found = self._store.find(name)
         if found is None:
-            raise ImageNotFound(f"no image {name[:200]!r} here; import it first, `skerry image ls` shows those there are")
+            images = self._hands.images
+            wanted = reference.parse(name)
+            if wanted.domain == "localhost":
+                raise ImageNotFound(f"no image {name[:200]!r} here; `skerry image ls` shows those there are")
+            found = await images.puller.pull(wanted, credentials=images.read_node_credentials(), is_named=True)
+        if self._hands.checks is not None:
+            await self._hands.checks.ensure(found)
         return found
 
 
@@ -130,6 +141,8 @@ class Runner:
     async def _launch(self, uid: str, order: running.Order) -> int:
         """Everything that the plan's steps do for a sandbox, in their order; returns its first host id."""
         hands, view = self._hands, self._hands.view
+        if hands.checks is not None:
+            await hands.checks.ensure(order.image)
         os.mkdir(uid, 0o700, dir_fd=view.runtime_fd)
         lives.write(view.runtime_fd, uid, Life(started_ns=time.time_ns()), name="build/run")
         slot = view.leases.acquire(uid).slot

@@ -44,6 +44,7 @@ def prepare(stage: Stage, step: kinds.Copy, source: tuple[Layer, ...] | None, op
     mode = owners.parse_mode(expand(step.flags["chmod"])) if "chmod" in step.flags else None
     # Docker: what comes from the context is root's, what comes from a stage or an image keeps its owner
     rules = _rules(stage, owner=owner or (None if source is not None else (0, 0)), mode=mode)
+    rules = dataclasses.replace(rules, strips_ids=source is None)
     work = copying.Copying(root=root, rules=rules)
     target, sources = expand(step.target), [expand(each) for each in step.sources]
     found = list(_find(step, sources, tree, expand_document=_document_expander(stage, step)))
@@ -58,7 +59,7 @@ def prepare(stage: Stage, step: kinds.Copy, source: tuple[Layer, ...] | None, op
             work.add(name, node, path, is_directory=is_directory)
         else:
             opened.callback(archive.close)
-            work.rules = dataclasses.replace(rules, owner=owner)
+            work.rules = dataclasses.replace(rules, owner=owner, strips_ids=False)
             work.add(name, archive.root, path, is_directory=True)
     return work
 

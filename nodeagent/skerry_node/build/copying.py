@@ -1,7 +1,7 @@
 """COPY and ADD: from nodes of a tree to the members of a new layer. Everything is resolved in memory, inside the context and inside the root.
 
 How a path is read follows Docker: a target that ends with a slash, is a directory, or takes several sources is a directory; a source that is a
-directory gives its content; links in the target's path are followed inside the root.
+directory gives its content, and nothing of itself; links in the target's path are followed inside the root.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ _DIRECTORY = stat.S_IFDIR | 0o755
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What holds for every entry: *owner* (None: as it is), *mode* bits (None: as they are), times in nanoseconds."""
+    """What holds for every entry: *owner* (None: as it is), *mode* bits (None: as they are), times in nanoseconds.
+
+    *strips_ids*: set-id bits of files go, as Docker has it for the build context.
+    """
 
     owner: tuple[int, int] | None
     mode: int | None
     now_ns: int
     clamp_ns: int | None
+    strips_ids: bool = False
 
     def time(self, time_ns: int) -> int:
         """The time that is written."""
@@ -57,9 +61,6 @@ class Copying:
         place = trees.resolve(self.root, target)
         if trees.is_directory(node):
             self._check_can_be_directory(place)
-            self._add_parents(place.parts[:-1])
-            if place.node is None and not self._is_directory(place.parts):
-                self._put(place.parts, node, mode=node.mode)
             self._add_parents(place.parts)
             self._add_children(place.parts, node)
             return
@@ -154,6 +155,8 @@ class Copying:
             mode = stat.S_IFLNK | 0o777  # as the kernel shows every link
         elif rules.mode is not None:
             mode = stat.S_IFMT(mode) | rules.mode
+        elif rules.strips_ids and stat.S_ISREG(mode):
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
         self._items[path] = _Item(mode, uid, gid, rules.time(node.mtime_ns), node, is_new=True)
 
     def _add_parents(self, parts: tuple[bytes, ...]) -> None:
