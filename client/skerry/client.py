@@ -237,6 +237,14 @@ class Client(ImageCalls, ClusterCalls):
         """Send a signal to its first process, or to the exec that has *exec_id*."""
         self.transport.request("POST", self._target(name, namespace) + "/signal", query={"signal": signal, "exec": exec_id})
 
+    def open_copy(self, name: str, path: str, /, *, do: str, namespace: str | None = None, **options: Any) -> Stream:
+        """A stream of the sandbox's `cp`: a tar `out` of it or `in`, or lines of JSON for `stat` and `list` (skerry.copying reads them)."""
+        return self.transport.open_stream(self._target(name, namespace) + "/cp", query=[("path", path), ("do", do), *options.items()])
+
+    def open_port(self, name: str, port: int, *, namespace: str | None = None) -> Stream:
+        """One TCP connection with *port* of the sandbox's loopback: channel 0 is data, 1 an error; each begins with the port's two bytes."""
+        return self.transport.open_stream(self._target(name, namespace) + "/portforward", query=[("port", port)])
+
     def _target(self, name: str, namespace: str | None) -> str:
         return f"/v1/sandboxes/{namespace or self.namespace}/{name}"
 

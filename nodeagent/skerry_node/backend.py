@@ -184,6 +184,11 @@ class Backend:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=self._require_running(sandbox))
 
+    def order_task(self, sandbox: Sandbox, task: str, arguments: tuple[str, ...], *, user: str = "") -> wire.Entry:
+        """The keeper's order for a task of ours in *sandbox*. Raises Refused while nothing runs there."""
+        image = self._agent.store.find(sandbox.spec.image)
+        return entering.task(sandbox, image, task, arguments, id_base=self._require_running(sandbox), user=user)
+
     async def signal(self, sandbox: Sandbox, number: int) -> None:
         """Send a signal to the first process of *sandbox*. Raises Refused."""
         self._require_running(sandbox)

@@ -118,6 +118,20 @@ def test_it_ends_with_the_sandbox(node):
     node.remove("short")
 
 
+def test_no_fd_stays(node):
+    """Agent and keeper have after many execs, ended, refused and broken off, the fds that they had before."""
+    pids = (node.pid, _keeper(node))
+    time.sleep(0.2)
+    before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
+    for tty in (False, True):
+        for _ in range(5):
+            node.client.exec("box", ["echo", "x"], tty=tty)
+            node.client.open_exec("box", ["cat"], stdin=True, tty=tty).close()
+            with pytest.raises(Refused):
+                node.client.exec("box", ["nothing-here"], tty=tty)
+    _until(lambda: [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids] == before)
+
+
 def test_a_child_in_the_background_is_not_waited_for(node):
     """An exec has ended when its process has, whoever else holds its output open."""
     node.run("busy", "sleep", "1000")
@@ -263,6 +277,16 @@ def _until(is_done, seconds=15):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+def _keeper(node):
+    """The parent of an exec's process."""
+    name = node.client.start_exec("box", ["sleep", "1000"])
+    pid = next(each["pid"] for each in node.client.execs("box") if each["id"] == name)
+    node.client.kill("box", exec_id=name)
+    parent = int(_status(pid)["PPid"])
+    node.client.open_exec("box", exec_id=name).close()
+    return parent
 
 
 def _status(pid):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from skerry.cli import building, carrying, examples, executing, happening, images, lifecycle, looking, nodes, options, running
+from skerry.cli import building, carrying, copies, examples, executing, forwarding, happening, images, lifecycle, looking, nodes, options, running
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
@@ -31,6 +31,8 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("start", lifecycle.start),
     ("restart", happening.restart),
     ("kill", executing.kill),
+    ("cp", copies.cp),
+    ("port-forward", forwarding.port_forward),
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),
     ("build", building.build),

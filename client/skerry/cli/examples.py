@@ -15,6 +15,12 @@ _EXAMPLES = {
         "skerry ps --watch",
         "skerry rm $(skerry ps -aq)",
     ),
+    "cp": (
+        "skerry cp web:/var/log/app.log .",
+        "skerry cp -a ./site/. web:/srv",
+        "skerry cp web:/etc - | tar tv",
+    ),
+    "port-forward": ("skerry port-forward web 8080:80 9000",),
     "exec": (
         "skerry exec -it web sh",
         "skerry exec -u 1000 -w /tmp -e DEBUG=1 web env",

@@ -79,7 +79,7 @@ class Execs:
 
     def _start(self, entry: wire.Entry, target: int) -> Exec:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        kept, given = ([], []) if entry.has_terminal else _make_pipes(entry)
+        kept, given = _make_pipes(entry) if entry.has_pipes else ([], [])
         try:
             pid = self._fork_into(target)
             if pid == 0:
@@ -110,7 +110,7 @@ class Execs:
         return pid
 
     def _on_status(self, made: Exec) -> None:
-        """The child tells of its terminal or its failure; that it closes without a word says that it has become the program."""
+        """The child sends a terminal or connection, or tells of a failure; that it closes without a word says that it has become the program."""
         assert made.status is not None
         try:
             part, fds, _, _ = socket.recv_fds(made.status, 4096, 1)
@@ -127,7 +127,7 @@ class Execs:
         self._events.unwatch(made.status.fileno())
         made.status.close()
         made.status = None
-        if made.problem or (made.entry.has_terminal and not made.fds):
+        if made.problem or not made.fds:
             self._abandon(made)
             return
         made.is_started = True
@@ -173,7 +173,7 @@ class Execs:
     def _on_close_input(self, message: wire.Message, reply: door.Reply) -> None:
         """The agent has closed its end of the input; with ours gone, too, the program reads an end of file."""
         made = self._all.get(message["name"])
-        if made is not None and made.entry.has_input and not made.entry.has_terminal and made.fds and made.fds[0] >= 0:
+        if made is not None and made.entry.has_input and made.entry.has_pipes and made.fds[0] >= 0:
             os.close(made.fds[0])
             made.fds[0] = -1
         reply({"ok": {}})

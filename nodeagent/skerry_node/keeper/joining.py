@@ -91,7 +91,7 @@ def _become(entry: wire.Entry, seccomp_program: bytes) -> NoReturn:
     who = _resolve_user(entry.user)
     if entry.has_terminal:
         _open_terminal(entry, who)
-    else:
+    elif entry.has_pipes:
         _own_streams(entry, who)
     confine.drop_from_addable(entry.capabilities)
     confine.set_identity(who.uid, who.gid, who.groups, keep=entry.capabilities)

@@ -107,6 +107,11 @@ class Entry:
     columns: int = 80
     rows: int = 24
 
+    @property
+    def has_pipes(self) -> bool:
+        """Whether its streams are pipes: not those of a terminal, and not of a task that hands a socket over."""
+        return not self.has_terminal and self.task != "connect"
+
 
 def encode(message: Message) -> bytes:
     """*message* framed for the socket."""

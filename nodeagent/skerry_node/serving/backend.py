@@ -103,6 +103,10 @@ class Backend(Protocol):
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         ...
 
+    def order_task(self, sandbox: Sandbox, task: str, arguments: tuple[str, ...], *, user: str = "") -> wire.Entry:
+        """The keeper's order for a task of ours in *sandbox*. Raises Refused while nothing runs there."""
+        ...
+
     async def signal(self, sandbox: Sandbox, number: int) -> None:
         """Send a signal to the first process of *sandbox*. Raises Refused."""
         ...

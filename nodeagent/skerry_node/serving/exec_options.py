@@ -65,6 +65,35 @@ def parse(query: MultiMapping[str]) -> ExecOptions:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class CopyOptions:
+    """One task of ours in a sandbox, by its name in the keeper, with its arguments."""
+
+    task: str
+    arguments: tuple[str, ...]
+    user: str = ""
+
+
+def parse_copy(query: MultiMapping[str]) -> CopyOptions:
+    """From path and do: `out` (name, follow), `in` (owners), `stat` (follow), `list`; and user. Raises Refused."""
+    path, what = query.get("path", ""), query.get("do", "stat")
+    if not path or "\0" in path or len(path) > 4_096:
+        raise Refused("name a path in the sandbox", field="path")
+    name = query.get("name", "")
+    if "\0" in name or len(name) > 255 or "/" in name:
+        raise Refused("must be the name of a file", field="name")
+    follow = "follow" if flag(query, "follow") else ""
+    arguments = {
+        "out": ("pack", (path, name or path.rstrip("/").rpartition("/")[2] or ".", follow)),
+        "in": ("unpack", (path, "owners" if flag(query, "owners") else "")),
+        "stat": ("stat", (path, follow)),
+        "list": ("list", (path,)),
+    }
+    if what not in arguments:
+        raise Refused("must be out, in, stat or list", field="do")
+    return CopyOptions(*arguments[what], user=parse_user(query))
+
+
 def parse_user(query: MultiMapping[str]) -> str:
     """`user`, as `name`, `uid` or `uid:gid`. Raises Refused."""
     user = query.get("user", "")

@@ -1,18 +1,21 @@
-"""The local door's routes for hands on a sandbox: exec, attach to an exec, list, signal."""
+"""The local door's routes for hands on a sandbox: exec, attach to an exec, list, signal, copy, port-forward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from aiohttp import web
 
 from skerry_api import sandbox as api
 from skerry_node.keeper import client
-from skerry_node.serving import channels, exec_options, streams
+from skerry_node.serving import channels, exec_options, ports, streams
 from skerry_node.serving.backend import Backend, Refused
 from skerry_node.sessions.session import Session, decode
 
 _STATUSES = {"NotRunning": 409, "AlreadyExists": 409, "TooMany": 429, "NotFound": 404}
+_T = TypeVar("_T")
 _Find = Callable[[web.Request], api.Sandbox]
 
 
@@ -30,6 +33,8 @@ class StreamRoutes:
             web.post(f"{one}/exec", self.exec_detached),
             web.get(f"{one}/execs", self.list_execs),
             web.post(f"{one}/signal", self.signal),
+            web.get(f"{one}/cp", self.copy),
+            web.get(f"{one}/portforward", self.forward_port),
         ]
 
     async def exec(self, request: web.Request) -> web.StreamResponse:
@@ -44,10 +49,10 @@ class StreamRoutes:
             if found is None or not options.name:
                 raise Refused("name the command to run, or the id of an exec that runs", field="command")
             session = found
-        socket = streams.make_socket()
-        await socket.prepare(request)
-        await streams.serve_session(socket, self._backend.sessions, session, is_kept=bool(options.name))
-        return socket
+        answer = streams.make_socket()
+        await answer.prepare(request)
+        await streams.serve_session(answer, self._backend.sessions, session, is_kept=bool(options.name))
+        return answer
 
     async def exec_detached(self, request: web.Request) -> web.Response:
         """A new exec that nobody is attached to; its newest output is kept for who attaches by its id."""
@@ -77,21 +82,63 @@ class StreamRoutes:
             raise Refused(f"no exec {name!r} in this sandbox", status=404, reason="NotFound", field="exec")
         return web.json_response({})
 
+    async def copy(self, request: web.Request) -> web.StreamResponse:
+        """A WebSocket: a tar out of or into the sandbox, or one look at a file or directory as lines of JSON."""
+        sandbox = self._find(request)
+        options = exec_options.parse_copy(request.query)
+        _require_upgrade(request)
+        session = await self.start_copy(sandbox, options)
+        answer = streams.make_socket()
+        await answer.prepare(request)
+        await streams.serve_session(answer, self._backend.sessions, session, is_kept=False)
+        return answer
+
+    async def forward_port(self, request: web.Request) -> web.StreamResponse:
+        """A WebSocket to one TCP connection with a port of the sandbox's loopback."""
+        sandbox = self._find(request)
+        port = exec_options.number(request.query, "port", default=0, high=65_535)
+        _require_upgrade(request)
+        connection = await self.connect(sandbox, port)
+        answer = streams.make_socket()
+        try:
+            await answer.prepare(request)
+        except BaseException:
+            connection.close()
+            raise
+        await ports.serve_connection(answer, connection, port=port)
+        return answer
+
     async def start(self, sandbox: api.Sandbox, options: exec_options.ExecOptions) -> Session:
         """A new exec. Raises Refused."""
         if not options.command:
             raise Refused("name the command to run", field="command")
-        entry = self._backend.order_exec(sandbox, options)
-        try:
-            session = await self._backend.sessions.start(entry)
-        except client.Refused as error:
-            status = _STATUSES.get(error.reason, 422)
-            raise Refused(error.problem, status=status, reason=error.reason, field=error.field) from error
-        except client.KeeperLost as error:
-            raise Refused(f"{error}; try again in a moment", status=503, reason="KeeperLost") from error
+        session = await _granted(self._backend.sessions.start(self._backend.order_exec(sandbox, options)))
         if options.timeout_seconds is not None:
             session.limit(options.timeout_seconds)
         return session
+
+    async def start_copy(self, sandbox: api.Sandbox, options: exec_options.CopyOptions) -> Session:
+        """A copy, or a look, that has begun. Raises Refused."""
+        entry = self._backend.order_task(sandbox, options.task, options.arguments, user=options.user)
+        return await _granted(self._backend.sessions.start(entry))
+
+    async def connect(self, sandbox: api.Sandbox, port: int) -> socket.socket:
+        """A connection to *port* on the sandbox's loopback, made inside. Raises Refused."""
+        if not port:
+            raise Refused("name a port from 1 to 65535", field="port")
+        entry = self._backend.order_task(sandbox, "connect", (str(port),))
+        return await _granted(self._backend.sessions.connect(entry))
+
+
+async def _granted(asked: Awaitable[_T]) -> _T:
+    """What the keeper grants; its refusals as ours. Raises Refused."""
+    try:
+        return await asked
+    except client.Refused as error:
+        status = _STATUSES.get(error.reason, 422)
+        raise Refused(error.problem, status=status, reason=error.reason, field=error.field) from error
+    except client.KeeperLost as error:
+        raise Refused(f"{error}; try again in a moment", status=503, reason="KeeperLost") from error
 
 
 def _require_upgrade(request: web.Request) -> None:

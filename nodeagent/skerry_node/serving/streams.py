@@ -41,7 +41,7 @@ async def serve_session(socket: web.WebSocketResponse, sessions: Sessions, sessi
     """Connect *session* to the client until it ends or the client goes. Unless *is_kept*, one without a client is hung up as a terminal is."""
     client = _Client(socket)
     reading = asyncio.ensure_future(_read(socket, session))
-    is_detaching = False
+    is_detaching = has_told = False
     try:
         await session.attach(client)
         await asyncio.wait((reading, session.exit), return_when=asyncio.FIRST_COMPLETED)
@@ -49,9 +49,9 @@ async def serve_session(socket: web.WebSocketResponse, sessions: Sessions, sessi
             reading.cancel()
             await asyncio.wait((reading,))  # or the client's answer to our close would be its to take
             await _send_status(socket, session.exit.result())
-            await sessions.forget(session)
-            return
-        is_detaching = await reading
+            has_told = True
+        else:
+            is_detaching = await reading
         await socket.close()
     except channels.BadMessage as error:
         await _refuse(socket, str(error))
@@ -59,7 +59,9 @@ async def serve_session(socket: web.WebSocketResponse, sessions: Sessions, sessi
         pass
     finally:  # also when the door cancels us because the client is gone
         reading.cancel()
-        if session.detach(client) and not is_kept and not is_detaching and not session.exit.done():
+        if has_told:
+            sessions.discard(session)
+        elif session.detach(client) and not is_kept and not is_detaching and not session.exit.done():
             sessions.hang_up(session)
 
 
@@ -74,15 +76,15 @@ async def _read(socket: web.WebSocketResponse, session: Session) -> bool:
     async for message in socket:
         if message.type is not WSMsgType.BINARY or not message.data:
             continue
-        channel, data = message.data[0], message.data[1:]
+        channel, data = message.data[0], memoryview(message.data)[1:]
         if channel == channels.STDIN:
             await session.write(data)
         elif channel == channels.RESIZE:
-            session.resize(*channels.parse_resize(data))
+            session.resize(*channels.parse_resize(bytes(data)))
         elif channel == channels.CLOSE and data[:1] == bytes((channels.STDIN,)):
             await session.close_input()
         elif channel == channels.CONTROL:
-            wanted = channels.parse_control(data)
+            wanted = channels.parse_control(bytes(data))
             if wanted.is_detach:
                 return True
             if wanted.signal is not None:
@@ -92,7 +94,5 @@ async def _read(socket: web.WebSocketResponse, session: Session) -> bool:
 
 async def _send_status(socket: web.WebSocketResponse, end: Exit) -> None:
     code, name = decode(end.status)
-    with contextlib.suppress(ConnectionError):
-        status = channels.render_status(code, signal_name=name, has_timed_out=end.has_timed_out)
-        await socket.send_bytes(channels.frame(channels.STATUS, status))
-        await socket.close()
+    status = channels.render_status(code, signal_name=name, has_timed_out=end.has_timed_out)
+    await socket.send_bytes(channels.frame(channels.STATUS, status))

@@ -98,7 +98,7 @@ class Session:
         self._sink = None
         return True
 
-    async def write(self, data: bytes) -> bool:
+    async def write(self, data: bytes | memoryview) -> bool:
         """To its standard input, at its pace; False when it reads no more."""
         if self._input < 0:
             return False

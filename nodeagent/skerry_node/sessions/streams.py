@@ -60,7 +60,7 @@ class Reader:
             self._waiting = None
 
 
-async def write_all(fd: int, data: bytes) -> bool:
+async def write_all(fd: int, data: bytes | memoryview) -> bool:
     """Write *data* at the reader's pace; False when nobody reads any more. Raises OSError."""
     loop = asyncio.get_running_loop()
     view = memoryview(data)

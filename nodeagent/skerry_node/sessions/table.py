@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
 from collections.abc import Coroutine
 
 from skerry_node.keeper import client, wire
@@ -34,6 +36,19 @@ class Sessions:
             raise client.Refused(problem=f"{MAX_OF_ONE} execs run in this sandbox; wait until some have ended", reason="TooMany")
         talk = await line.connect(self._socket_path)
         return await self._open(talk, "exec", entry=wire.render_entry(entry))
+
+    async def connect(self, entry: wire.Entry) -> socket.socket:
+        """The connected socket of a `connect` task. Raises client.Refused when nobody listens there, client.KeeperLost."""
+        talk = await line.connect(self._socket_path)
+        try:
+            _, fds = await talk.ask("exec", entry=wire.render_entry(entry))
+            os.close(fds[0])
+            made = socket.socket(fileno=fds[1])
+            await asyncio.shield(talk.ended)
+            await talk.ask("exec_forget", name=entry.name)
+        finally:
+            talk.close()
+        return made
 
     def find(self, uid: str, name: str) -> Session | None:
         """The exec *name* of sandbox *uid*."""
@@ -65,15 +80,21 @@ class Sessions:
         if self._all.pop(session.name, None) is not None:
             await session.forget()
 
+    def discard(self, session: Session) -> None:
+        """The same, without waiting for it: who asks may be cancelled at any moment."""
+        self._spawn(self.forget(session))
+
     def hang_up(self, session: Session) -> None:
-        """Its client has gone for good: what a closed terminal window or a broken pipe tells a program. It may go on all the same."""
+        """Its client has gone for good: what a closed terminal window or a broken pipe tells a program. It may go on; its end is nobody's."""
+        session.release()
+        session.exit.add_done_callback(lambda _: self.discard(session))
         self._spawn(self._hang_up(session))
 
     async def _hang_up(self, session: Session) -> None:
         await session.close_input()
-        if session.has_terminal:
+        if session.has_terminal or session.task:
             with contextlib.suppress(client.KeeperLost, client.Refused):
-                await session.signal(signal.SIGHUP, group=True)
+                await session.signal(signal.SIGKILL if session.task else signal.SIGHUP, group=True)
 
     async def _open(self, talk: line.Line, do: str, **fields: object) -> Session:
         try:
