@@ -146,7 +146,9 @@ class Imaging:
         try:
             credentials = await self._read_credentials(sandbox, notes)
             image = await self._get(sandbox, wanted, credentials, work, began)
-        except (ImageError, errors.SourceUnavailable, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a bug is no reason to try without rest
+            if not isinstance(error, ImageError | errors.SourceUnavailable | OSError):
+                _LOG.exception("image failed uid=%s image=%s", sandbox.metadata.uid, wanted)
             work.failures += 1
             held = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(work.failures - 1, 10), MAX_BACKOFF_SECONDS)
             hint = f" ({'; '.join(notes)})" if notes and isinstance(error, AccessDenied) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -55,6 +56,16 @@ class Registry:
         if self._process is not None:
             self._process.stop()
             self._process = None
+
+    def pause(self) -> None:
+        """Let it answer nothing more, as a host does that hangs."""
+        assert self._process is not None
+        self._process.send(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send(signal.SIGCONT)
 
     def push(self, source: str, name: str, *flags: str) -> str:
         """Copy *source* (skopeo's: oci:DIR, ...) to NAME here, as the first user where there are any; returns the reference."""

@@ -90,6 +90,7 @@ class Meter:
         """It is converted and proved, or was here before, or another pull has brought it."""
         layer = self._layers[digest]
         layer.is_done, layer.was_here = True, was_here
+        layer.received_bytes = 0 if was_here else layer.size_bytes
 
     def read(self) -> Progress:
         """How far it is now."""

@@ -15,7 +15,7 @@ from contextlib import aclosing
 
 from skerry_node.image import access, conversion, resolving
 from skerry_node.image.config import ImageConfig
-from skerry_node.image.errors import DamagedContent
+from skerry_node.image.errors import DamagedContent, ImageError
 from skerry_node.image.flights import Flights
 from skerry_node.image.progress import Meter, Progress
 from skerry_node.image.reference import Reference
@@ -29,7 +29,9 @@ from skerry_node.image.registry.transfer import Transfer
 from skerry_node.image.store import Blob, Image, Layer, Store
 
 CONVERSIONS = max(2, min(4, os.cpu_count() or 2))
-"""Layers at a time, over all pulls: each keeps a core busy."""
+"""Layers at a time of one pull: each keeps a core busy. Every pull has its own, so that a slow registry does not hold up another's images."""
+MAX_CONVERSIONS = 16
+"""Layers at a time over all pulls: each has a process."""
 
 
 class Puller:
@@ -41,7 +43,7 @@ class Puller:
         self._pulls: Flights[Image] = Flights()
         self._layers: Flights[Layer] = Flights()
         self._meters: dict[object, Meter] = {}
-        self._slots = asyncio.Semaphore(CONVERSIONS)
+        self._slots = asyncio.Semaphore(MAX_CONVERSIONS)
 
     async def pull(
         self, reference: Reference, *, credentials: Iterable[Credential] = (), is_named: bool = False,
@@ -102,7 +104,10 @@ class Puller:
 
     async def _bring(self, repository: Repository, reference: Reference, found: resolving.Found, meter: Meter) -> Image:
         manifest, fetched = found.manifest, found.fetched
-        raw_config = await repository.fetch_small(manifest.config)
+        here = self._store.find(str(reference))
+        if here is not None and (here.reference, here.digest) == (str(reference), fetched.digest):
+            return here  # the tag stands for what it stood for
+        raw_config = await self._read_config(repository, manifest.config)
         config = resolving.read_config(raw_config, manifest)
         meter.expect((each.digest, each.size_bytes) for each in manifest.layers)
         digests = [fetched.digest, manifest.config.digest, *(each.digest for each in manifest.layers)]
@@ -115,6 +120,13 @@ class Puller:
             await asyncio.to_thread(self._show, image, fetched.content, raw_config)
         return image
 
+    async def _read_config(self, repository: Repository, descriptor: Descriptor) -> bytes:
+        """Read the config, from here when another image has it."""
+        if self._store.blobs.size(descriptor.digest) == descriptor.size_bytes:
+            with contextlib.suppress(ImageError):  # damaged, or removed this moment
+                return self._store.blobs.read(descriptor.digest)
+        return await repository.fetch_small(descriptor)
+
     def _show(self, image: Image, manifest: bytes, config: bytes) -> None:
         self._store.blobs.put(manifest)
         self._store.blobs.put(config)
@@ -123,18 +135,19 @@ class Puller:
     async def _fetch_layers(self, repository: Repository, manifest: Manifest, config: ImageConfig, meter: Meter) -> tuple[Layer, ...]:
         """Fetch the largest first, so that no core is left with a large one at the end. The first failure ends the others."""
         pairs = sorted(zip(manifest.layers, config.diff_ids, strict=True), key=lambda pair: -pair[0].size_bytes)
+        own_slots = asyncio.Semaphore(CONVERSIONS)
         tasks: dict[tuple[Descriptor, str], asyncio.Task[Layer]] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 for pair in pairs:
                     if pair not in tasks:
-                        tasks[pair] = group.create_task(self._fetch_layer(repository, *pair, meter))
+                        tasks[pair] = group.create_task(self._fetch_layer(repository, *pair, meter, own_slots))
         except* Exception as failures:  # noqa: BLE001 - the group is opened, and its first error passed on
             raise _first(failures) from None
         ordered = zip(manifest.layers, config.diff_ids, strict=True)
         return tuple(dataclasses.replace(tasks[pair].result(), blob=_blob(pair[0])) for pair in ordered)
 
-    async def _fetch_layer(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter) -> Layer:
+    async def _fetch_layer(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter, own_slots: asyncio.Semaphore) -> Layer:
         found = self._store.find_layer(diff_id)
         keeps = self._store.keeps_blobs(is_local=False)
         if found is not None and (not keeps or self._store.blobs.has(descriptor.digest)):
@@ -142,7 +155,7 @@ class Puller:
             return found
 
         async def work() -> Layer:
-            async with self._slots:
+            async with own_slots, self._slots:
                 return await self._convert(repository, descriptor, diff_id, meter)
 
         result = await self._layers.join((diff_id, descriptor), work)

@@ -131,6 +131,15 @@ class Node:
         self.stored[reference] = backend.Image(reference, "sha256:" + "cd" * 32, 5, 1)
         return (self.stored[reference],)
 
+    async def pull_image(self, reference, *, docker_config):
+        """Half of it comes; `wrong:1` then breaks off, unless the right config opens it."""
+        layer = {"digest": "sha256:" + "ef" * 32, "sizeBytes": 2000, "receivedBytes": 1000, "isDone": False, "wasHere": False}
+        yield {"reference": reference, "receivedBytes": 1000, "totalBytes": 2000, "layers": [layer]}
+        if reference == "wrong:1" and docker_config != b"right":
+            raise backend.Refused("the registry answers 401: UNAUTHORIZED", reason="ImagePullFailed", field="reference")
+        self.stored[reference] = backend.Image(reference, "sha256:" + "ef" * 32, 5, 1)
+        yield self.stored[reference]
+
     def images(self):
         return tuple(self.stored.values())
 

@@ -103,6 +103,30 @@ def test_binary_output_is_not_touched(skerry):
     assert skerry("run", "--rm", "busybox:latest", "binary")[1].encode(errors="surrogateescape") == b"\x00\xff" * 100_000
 
 
+def test_pull(skerry, agent, tmp_path):
+    """The image at last, in every form; the registry's words when there is none; a config is read here and sent along."""
+    digest = "sha256:" + "ef" * 32
+    assert skerry("image", "pull", "x:1") == (0, f"x:1   {digest}\n", "")
+    assert json.loads(skerry("image", "pull", "-o", "json", "x:1")[1])["digest"] == digest
+    assert skerry("image", "pull", "-o", "name", "x:1")[1] == "x:1\n"
+    code, out, err = skerry("image", "pull", "wrong:1")
+    assert (code, out) == (125, "")
+    assert "the registry answers 401: UNAUTHORIZED" in err
+    (tmp_path / "config.json").write_text("right")
+    assert skerry("image", "pull", "--auth-file", str(tmp_path / "config.json"), "wrong:1")[0] == 0
+    assert "cannot be read" in skerry("image", "pull", "--auth-file", "/does/not/exist", "x:1")[2]
+    looks = list(sdk.Client(agent.socket).pull_image("x:1"))
+    assert [sorted(look) for look in looks] == [["progress"], ["image"]]
+
+
+def test_a_terminal_gets_bars(skerry, monkeypatch):
+    """On a terminal each layer has its bar, on stderr; what a pipe reads stays clean."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    code, out, err = skerry("image", "pull", "x:1")
+    assert (code, out) == (0, f"x:1   sha256:{'ef' * 32}\n")
+    assert "efefefefefef" in err
+
+
 def test_images(skerry, tmp_path):
     """Import, ls, rm."""
     assert skerry("image", "import", str(tmp_path), "mine:1")[:2] == (0, f"mine:1   sha256:{'cd' * 32}\n")

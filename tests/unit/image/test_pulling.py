@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 from typing import Any
 
@@ -93,6 +94,20 @@ async def test_a_second_image_moves_only_its_own_layers(kept):
         assert sorted(path.rsplit("/", 1)[1] for path in blobs) == sorted([image.config_blob.digest, image.layers[1].blob.digest])
 
 
+async def test_a_tag_that_stands_for_the_same_moves_nothing(kept):
+    """One request, for the manifest; the image is the one that is here. When the tag moves, it is another."""
+    async with Registry() as registry:
+        registry.put_image(BELOW)
+        first = await pull(kept, registry.reference())
+        registry.seen.clear()
+        assert await pull(kept, registry.reference()) is first
+        assert registry.paths() == ["/v2/team/app/manifests/1"]
+        registry.put_image(ABOVE)
+        second = await pull(kept, registry.reference())
+        assert second.digest != first.digest
+        assert layer_files(kept) == [second.layers[0].path]
+
+
 async def test_many_waiters_one_fetch(kept):
     """Ten pulls at once of one image ask once; two images over one base fetch it once."""
     async with Registry() as registry:
@@ -134,6 +149,28 @@ async def test_a_waiter_that_leaves_stops_nobody_and_the_last_one_ends_it(kept):
         assert len(layer_files(kept)) == 1
 
 
+async def test_a_slow_registry_holds_up_nobody_else(kept):
+    """Every layer of one pull hangs; another's come."""
+    gate = asyncio.Event()
+
+    async def hold(request, content, media_type):
+        if "/blobs/" in request.path and len(content) < 1000 and b"diff_ids" not in content:
+            await gate.wait()
+
+    tars = [images.make_tar({f"etc/{number}": b"x"}) for number in range(pulling.CONVERSIONS + 1)]
+    slow_timing = dataclasses.replace(QUICK, stall_seconds=30)
+    async with Registry() as slow, Registry() as quick, opened(kept, timing=slow_timing) as puller:
+        slow.put_image(*tars)
+        slow.lies.append(hold)
+        quick.put_image(ABOVE)
+        waiting = asyncio.ensure_future(puller.pull(reference.parse(slow.reference()), is_named=True))
+        await _until(lambda: sum("/blobs/" in path for path in slow.paths()) > pulling.CONVERSIONS)
+        assert (await puller.pull(reference.parse(quick.reference()), is_named=True)).reference == quick.reference()
+        assert not waiting.done()
+        gate.set()
+        assert len((await waiting).layers) == len(tars)
+
+
 async def test_progress_is_a_value(kept):
     """Nothing is known at first; then bytes count up to what the manifest says."""
     async with Registry() as registry:
@@ -143,7 +180,8 @@ async def test_progress_is_a_value(kept):
         final = reads[0]()
         assert final.received_bytes == final.total_bytes == sum(layer.size_bytes for layer in final.layers)
         assert final.describe().endswith("2 of 2 layers done")
-        await pull(kept, registry.reference(), watch=reads.append)
+        registry.put_image(BELOW, ABOVE, tag="2")
+        await pull(kept, registry.reference("2"), watch=reads.append)
         assert (reads[1]().total_bytes, [layer.was_here for layer in reads[1]().layers]) == (0, [True, True])
 
 

@@ -219,3 +219,16 @@ async def test_who_is_gone_needs_no_image(kept):
         hold.set()
         await asyncio.sleep(0.05)
         assert (kept.images, world.pokes.empty(), len(world.registry.seen)) == ((), True, 1)
+
+
+async def test_a_bug_is_held_back_too(kept, monkeypatch):
+    """What nobody thought of is a failure like others: said, logged, and not tried without rest."""
+
+    async def broken(*_: object, **__: object):
+        raise ZeroDivisionError("a bug")
+
+    async with opened(kept) as world:
+        monkeypatch.setattr(world.imaging.puller, "pull", broken)
+        found = await world.settle(world.sandbox())
+        assert (found.problem.reason, found.problem.message) == ("ImagePullFailed", "a bug")
+        assert found.problem.retry_at_seconds > imaging._now() + 5

@@ -82,6 +82,14 @@ class FakeBackend:
         self.stored[reference] = backend.Image(reference, "sha256:2", size_bytes=9, layers=2)
         return (self.stored[reference],)
 
+    async def pull_image(self, reference, *, docker_config):
+        if reference == "bad":
+            raise backend.Refused("no such name", field="reference")
+        yield {"reference": reference, "config": docker_config.decode() if docker_config else None}
+        if reference == "late":
+            raise backend.Refused("it broke", reason="ImagePullFailed", field="reference")
+        yield backend.Image(reference, "sha256:3", size_bytes=9, layers=2)
+
     def images(self):
         return tuple(self.stored.values())
 
@@ -164,6 +172,9 @@ HELLO = "/v1/sandboxes/default/hello"
         pytest.param("POST", "/v1/images", {"path": "rel", "reference": "a"}, 422, {"field": "path"}, id="relative"),
         pytest.param("POST", "/v1/images", {"path": "/bad", "reference": "a"}, 422, {"field": "path"}, id="damaged"),
         pytest.param("POST", "/v1/images", {"path": "/a", "reference": "a:1"}, 201, {"sizeBytes": 9}, id="import"),
+        pytest.param("POST", "/v1/images/pull", {}, 422, {"field": "reference"}, id="pull what"),
+        pytest.param("POST", "/v1/images/pull", {"reference": "bad"}, 422, {"field": "reference"}, id="pull no name"),
+        pytest.param("POST", "/v1/images/pull", {"reference": "a", "dockerConfig": 1}, 422, {"field": "dockerConfig"}, id="pull with a number"),
         pytest.param("DELETE", "/v1/images?reference=busybox:latest", None, 200, {}, id="remove image"),
         pytest.param("DELETE", "/v1/images?reference=none", None, 404, {"reason": "NotFound"}, id="no such image"),
         pytest.param("DELETE", "/v1/images", None, 422, {"field": "reference"}, id="which image"),
@@ -411,3 +422,14 @@ async def test_the_socket_is_for_root_alone_and_replaces_a_dead_agents(tmp_path)
 def test_times_keep_their_nanoseconds(time_ns, expected):
     """As kubectl prints them."""
     assert logs.render_time(time_ns) == expected
+
+
+async def test_a_pull_is_told_line_by_line(door):
+    """Looks, then the image; a failure after the first look is the last line."""
+    async with door.session.post("http://agent/v1/images/pull", json={"reference": "a:1", "dockerConfig": "{}"}) as response:
+        lines = [json.loads(line) async for line in response.content]
+    image = {"reference": "a:1", "digest": "sha256:3", "sizeBytes": 9, "layers": 2, "created": ""}
+    assert lines == [{"progress": {"reference": "a:1", "config": "{}"}}, {"image": image}]
+    async with door.session.post("http://agent/v1/images/pull", json={"reference": "late"}) as response:
+        lines = [json.loads(line) async for line in response.content]
+    assert lines[1] == {"error": {"reason": "ImagePullFailed", "message": "it broke", "field": "reference"}}

@@ -11,7 +11,6 @@ import ssl
 from typing import Any
 
 import aiohttp
-from yarl import URL
 
 from skerry_node.image.registry import addresses
 from skerry_node.image.registry.errors import InvalidRegistryConfig
@@ -92,11 +91,6 @@ def make_context(tls: Tls) -> ssl.SSLContext:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context
-
-
-def is_plain(url: URL) -> bool:
-    """Whether *url* is without TLS."""
-    return url.scheme == "http"
 
 
 def _guarded_socket(info: tuple[Any, ...]) -> socket.socket:
