@@ -18,7 +18,7 @@ from skerry_node.image.pulling import Puller
 from skerry_node.image.registry import client as registry
 from skerry_node.image.registry.hosts import Hosts
 from skerry_node.image.store import Store
-from skerry_node.keeper import client
+from skerry_node.keeper import client, holding
 from skerry_node.kernel import features
 from skerry_node.model import Running
 from skerry_node.network import bridge, ipam, nat
@@ -196,6 +196,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
         with contextlib.suppress(client.KeeperLost):
             await keeper.stop()
     await keeper.close()
+    holding.stop_attic(os.path.join(settings.run_dir, holding.NAME))
     await _wait_for_cgroups(groups)
     hierarchy.remove_parent(groups.hierarchies, settings.cgroup_parent)
     with contextlib.suppress(FileNotFoundError):

@@ -23,7 +23,7 @@ from tests.harness.vm_image import VmFailed, step
 
 _SOURCES = ("api", "operator", "nodeagent", "client", "tests", "crds", "examples", "pyproject.toml")
 _TIMEOUT_VARIABLE = "SKERRY_VM_TIMEOUT_SECONDS"
-_TIMEOUT_SECONDS = 1200.0
+_TIMEOUT_SECONDS = 2400.0
 _SPARE_BYTES = 256 << 20
 _SCRATCH_BYTES = 8 << 30  # the guest's /tmp; sparse
 _ACCELERATOR_VARIABLE = "SKERRY_VM_ACCEL"

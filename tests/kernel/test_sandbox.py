@@ -89,8 +89,8 @@ def shared(tmp_path_factory):
         yield agent
 
 
-def test_limits_hold_and_change_live(node):
-    """A hog ends OOMKilled, a neighbour does not; pids are EAGAIN; a patch changes the cgroup of the living."""
+def test_limits_hold(node):
+    """A hog ends OOMKilled, a neighbour does not; pids are EAGAIN. test_resize.py changes them live."""
     node.run("neighbour", "sh", "-c", LOOP)
     node.run("hog", "sh", "-c", "tail /dev/zero", resources={"limits": {"memory": "32Mi"}}, network={"mode": "None"})
     end = node.wait_end("hog")

@@ -19,7 +19,7 @@ import tokenize
 import traceback
 from dataclasses import dataclass
 
-from skerry_node.keeper import inside, link, logs, migration, rootfs, seccomp, spawn, supervise, tree
+from skerry_node.keeper import holding, inside, link, logs, migration, rootfs, seccomp, spawn, supervise, tree
 from skerry_node.kernel import syscalls
 
 PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, traceback, inside)
@@ -44,6 +44,7 @@ class Settings:
 def main() -> None:
     """Run the keeper until it is told to stop."""
     settings = Settings(**json.loads(sys.argv[1]))
+    kept_above, kept = holding.open_attic(os.path.join(os.path.dirname(settings.socket_path), holding.NAME))
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
     room = _open_room(settings)
@@ -52,8 +53,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     held = migration.hold()
-    keeper = supervise.Keeper(room, listener)
-    keeper.adopt()
+    keeper = supervise.Keeper(room, listener, kept_above)
+    keeper.adopt(kept)
     gc.collect()
     gc.freeze()
     gc.disable()  # a collection in a forked child would dirty every page; the loop makes no cycles

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skerry_node.keeper import door, events, execs, logs, records, spawn, wire
+from skerry_node.keeper import door, events, execs, holding, logs, records, spawn, wire
 from skerry_node.kernel import syscalls
 
 VERSION = 1
@@ -43,8 +43,9 @@ class Child:
 class Keeper:
     """Parent of every sandbox of this node. `run` returns when told to stop; sandboxes live on."""
 
-    def __init__(self, room: spawn.Room, listener: socket.socket) -> None:
+    def __init__(self, room: spawn.Room, listener: socket.socket, attic: holding.Attic) -> None:
         self._room = room
+        self._attic = attic
         self._events = events.Events()
         self._door = door.Door(listener, self._events, self._answer)
         self._children: dict[str, Child] = {}
@@ -59,11 +60,15 @@ class Keeper:
             self._events.wait(_DYING_POLL_SECONDS if self._dying else -1, first=self._door.fds)  # requests go before output
             self._finish_dying()
 
-    def adopt(self) -> None:
-        """Take over what an earlier keeper left: living processes by pid, start time and boot id; the output of the dead."""
+    def adopt(self, kept: dict[tuple[str, int], holding.Kept]) -> None:
+        """Take over what an earlier keeper left: the living by pid, start time and boot id, the dead by what the attic *kept* of them."""
         for uid in os.listdir(self._room.runtime_fd):
             with contextlib.suppress(OSError):
-                self._adopt(uid)
+                self._adopt(uid, kept)
+        for (uid, attempt), each in kept.items():
+            if uid not in self._children or self._children[uid].attempt != attempt:
+                self._attic.drop(uid, attempt)
+            each.close()
 
     # Requests
 
@@ -142,6 +147,10 @@ class Keeper:
         if reply:
             seconds = time.monotonic() - child.began
             reply({"ok": {"pid": child.pid, "attempt": child.attempt, "warm": warm, "seconds": seconds}})
+        self._keep(child)
+
+    def _keep(self, child: Child) -> None:
+        self._attic.keep(child.uid, child.attempt, pidfd=child.pidfd, pipe_fds=[stream.pipe_fd for stream in child.streams])
 
     def _on_signal(self, message: wire.Message, reply: door.Reply) -> None:
         child = self._children.get(message["uid"])
@@ -161,6 +170,7 @@ class Keeper:
 
     def _on_stop(self, _: wire.Message, reply: door.Reply) -> None:
         self._stop = True
+        self._attic.stop()
         reply({"ok": {}})
 
     def _find_running(self, uid: str) -> int | None:
@@ -222,6 +232,7 @@ class Keeper:
             self._events.unwatch(stream.pipe_fd)
             stream.close()
         os.close(child.pidfd)
+        self._attic.drop(child.uid, child.attempt)
 
     def _drop_shell(self, slot: int) -> None:
         parked = self._shells.pop(slot, None)
@@ -233,7 +244,7 @@ class Keeper:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         os.close(pidfd)
 
-    def _adopt(self, uid: str) -> None:
+    def _adopt(self, uid: str, kept: dict[tuple[str, int], holding.Kept]) -> None:
         record = records.read_process(self._room.runtime_fd, uid)
         if record is None or records.has_exit(self._room.runtime_fd, uid, attempt=record.attempt):
             return
@@ -243,6 +254,11 @@ class Keeper:
         finally:
             os.close(directory)
         pidfd = records.open_process(record)
+        above = kept.get((uid, record.attempt))
+        if above is None and pidfd is not None:
+            self._attic.keep(uid, record.attempt, pidfd=pidfd, pipe_fds=[stream.pipe_fd for stream in streams])
+        if pidfd is None and above is not None:
+            pidfd = os.dup(above.pidfd)  # it ended while there was no keeper: now its end and its output are told
         if pidfd is None:
             for stream in streams:
                 while stream.pump():
