@@ -22,3 +22,9 @@ def _nothing_stays(request: pytest.FixtureRequest) -> Snapshot:
         pytest.skip(f"not in the virtual machine: {host.args[0]}")
     snapshot: Snapshot = request.getfixturevalue("ledger")
     return snapshot
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """In the virtual machine a failure is told at once: the machine may be stopped before pytest comes to its summary."""
+    if report.failed and "SKERRY_VM" in os.environ:
+        print(f"\n{report.nodeid} ({report.when}):\n{report.longreprtext}", flush=True)

@@ -12,14 +12,13 @@ import subprocess
 import pytest
 
 from skerry_node.image import importing, store
-from tests.harness import images
+from tests.harness import images, machine
 from tests.harness.images import member
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 FSCK = shutil.which("fsck.erofs")
-IS_EMULATED = os.environ.get("SKERRY_VM") == "tcg"  # hashes 20 MB a second, and takes 40 times as long for a name
-LARGE_BYTES = 64 << 20 if IS_EMULATED else 5 << 30
-MANY = 20_000 if IS_EMULATED else 100_000
+LARGE_BYTES = 64 << 20 if machine.IS_EMULATED else 5 << 30
+MANY = 20_000 if machine.IS_EMULATED else 100_000
 
 
 @contextlib.contextmanager
