@@ -42,6 +42,7 @@ def digest_of(path):
         return f"sha256:{hashlib.sha256(file.read()).hexdigest()}"
 
 
+@pytest.mark.host("skopeo is not there, and a file's format does not depend on the kernel")
 def test_a_saved_image_is_read_by_others(node, tmp_path):
     """Skopeo takes it for a docker-archive and for an OCI archive with the same layers; umoci unpacks it; imported again it is the same."""
     archive, layout = tmp_path / "saved.tar", tmp_path / "saved"
@@ -68,6 +69,7 @@ def test_a_saved_image_is_read_by_others(node, tmp_path):
         assert node.client.inspect_image("configured:1") == image
 
 
+@pytest.mark.host("skopeo is not there, and a file's format does not depend on the kernel")
 def test_what_others_saved_is_imported(node, tmp_path):
     """A docker-archive by skopeo, with the same configuration and layers; it runs."""
     skerry(node, "image", "save", "--format", "oci-dir", "-o", str(tmp_path / "ours"), "configured:1")

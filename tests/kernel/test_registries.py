@@ -17,6 +17,7 @@ from skerry_node.image.registry.errors import AccessDenied, NotInRegistry, Regis
 from skerry_node.image.registry.manifests import DOCKER_MANIFEST, MANIFEST, this_platform
 from tests.harness import images, registry
 
+pytestmark = pytest.mark.host("Debian's registry, skopeo and buildah are not there, and what they say does not depend on the kernel")
 QUICK = transport.Timing(connect_seconds=5, stall_seconds=10, attempts=2)
 USERS = {"alice": "in wonderland", "bob": "b"}
 
