@@ -46,7 +46,7 @@ def test_a_damaged_layer_is_never_started_from(tmp_path, ledger, layout):
         node.kill()
         flip(os.path.join(layers_dir(node), own))
         node.start()
-        node.create("starts", "true", image="extra:1")
+        node.create("starts", "true", image="extra:1", imagePullPolicy="Never")
         found = node.wait("starts", lambda found: standalone.ready_reason(found) in {"StepFailed", "ImageNotFound"})
         assert standalone.ready_reason(found) in {"StepFailed", "ImageNotFound"}
         node.wait("starts", lambda found: standalone.ready_reason(found) == "ImageNotFound")

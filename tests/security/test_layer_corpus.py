@@ -278,6 +278,12 @@ def test_names_stay_inside_the_layer(kept, content, expected):
     assert len(layer_files(kept)) == 1
 
 
+def test_a_layer_without_an_end_mark_is_whole(kept):
+    """The end of the stream is one as well."""
+    convert(kept, member(b"a", bytes(512)))
+    assert len(layer_files(kept)) == 1
+
+
 @pytest.mark.parametrize(("content", "sentence"), REFUSED)
 def test_nonsense_is_refused_with_a_sentence(kept, content, sentence):
     """What has no meaning is an error that says why, with nothing left behind."""

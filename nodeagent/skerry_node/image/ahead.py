@@ -16,15 +16,19 @@ class Ahead:
     def __init__(self, unpacked: Unpacked) -> None:
         self._unpacked = unpacked
         self._queue: queue.Queue[bytes | BaseException] = queue.Queue(_QUEUE_LENGTH)
-        self._is_closed = False
+        self._is_closed = self._is_ended = False
         self._thread = threading.Thread(target=self._work, name="unpack", daemon=True)
         self._thread.start()
 
     def next_piece(self) -> bytes:
-        """The next bytes, none at the end. Raises what unpacking met."""
+        """The next bytes, none at the end, however often it is asked. Raises what unpacking met."""
+        if self._is_ended:
+            return b""
         piece = self._queue.get()
         if isinstance(piece, BaseException):
+            self._is_ended = True
             raise piece
+        self._is_ended = not piece
         return piece
 
     def drain(self) -> None:

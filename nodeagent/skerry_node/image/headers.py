@@ -12,6 +12,7 @@ from skerry_node.image.errors import InvalidLayer
 MAX_XATTRS_BYTES = 48 << 10
 """An EROFS inode counts its xattr bytes in fours, in 16 bits; 48 KiB stays inside with room."""
 _XATTR_PREFIX = b"SCHILY.xattr."
+_MAX_RECORDS = 4096
 _MAX_SECONDS = (1 << 33) - 1
 
 
@@ -84,7 +85,7 @@ def parse_time(text: bytes | None, default: int) -> int:
 def parse_pax(body: bytes) -> dict[bytes, bytes]:
     """Records of `length key=value` and a newline."""
     found: dict[bytes, bytes] = {}
-    offset = 0
+    offset = count = 0
     while offset < len(body):
         space = body.find(b" ", offset, offset + 20)
         digits = body[offset:space] if space > 0 else b""
@@ -96,7 +97,9 @@ def parse_pax(body: bytes) -> dict[bytes, bytes]:
             raise InvalidLayer("a pax header that is none")
         key, _, value = record[:-1].partition(b"=")
         found[key] = value
-        offset = end
+        offset, count = end, count + 1
+        if count > _MAX_RECORDS:
+            raise InvalidLayer(f"a pax header with more than {_MAX_RECORDS} records")
     return found
 
 

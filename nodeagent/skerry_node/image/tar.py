@@ -20,8 +20,9 @@ BLOCK = 512
 MAX_ENTRIES = 500_000
 """Headers of any kind in one layer. Index and writer take about 390 bytes for each: a layer stays within 256 MiB."""
 MAX_TOTAL_BYTES = 64 << 30
-MAX_HOLE_BYTES = 16 << 30
+MAX_HOLE_BYTES = 8 << 30
 """Holes cost no disk, but the seal reads them."""
+MAX_EXTENTS = 1_000_000
 MAX_PATH_BYTES = 4096
 MAX_EXTENSION_BYTES = 1 << 20
 _HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
@@ -71,6 +72,7 @@ class _Extensions:
     pax: dict[bytes, bytes] = field(default_factory=dict)
     path: bytes | None = None
     target: bytes | None = None
+    size: int = 0
     is_used: bool = False
 
 
@@ -85,6 +87,7 @@ class Reader:
         self._entries = 0
         self._total_bytes = 0
         self._hole_bytes = 0
+        self._extents = 0
         self._sparse: sparse.Map | None = None
 
     def __iter__(self) -> Iterator[Entry]:
@@ -170,6 +173,9 @@ class Reader:
         stored = headers.pax_number(pax, b"size", headers.parse_number(size))
         self._left, self._padding = stored, -stored % BLOCK
         self._sparse = self._read_sparse_map(header, pax, is_old=kind == b"S") if pax or kind == b"S" else None
+        self._extents += len(self._sparse.extents) if self._sparse is not None else 0
+        if self._extents > MAX_EXTENTS:
+            raise InvalidLayer(f"the layer's sparse files have more than {MAX_EXTENTS} pieces")
         total = self._sparse.size_bytes if self._sparse is not None else stored
         self._total_bytes += total
         self._hole_bytes += max(total - stored, 0)
@@ -212,8 +218,9 @@ class Reader:
     def _read_extension(self, header: bytes, kind: bytes, extensions: _Extensions) -> None:
         extensions.is_used = True
         size = headers.parse_number(header[124:136])
-        if size > MAX_EXTENSION_BYTES:
-            raise InvalidLayer(f"a tar extension header of {size} bytes")
+        extensions.size += size
+        if extensions.size > MAX_EXTENSION_BYTES:
+            raise InvalidLayer(f"a tar extension header of {extensions.size} bytes")
         self._left, self._padding = size, -size % BLOCK
         self._sparse = None
         body = b"".join(self._read(size))

@@ -15,6 +15,8 @@ from skerry_node.image.errors import InvalidLayer
 WHITEOUT, OPAQUE, AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 MAX_DEPTH, MAX_LINKS, MAX_NAME_BYTES = 512, 40, 255
+MAX_STEPS = 20_000_000
+"""Of all names together, where links make them long: some seconds."""
 _NOT_NAMES = frozenset({b"", b".", b".."})
 _DEVICES = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _NO_CHILDREN: dict[bytes, Node] = {}
@@ -58,6 +60,7 @@ class Index:
 
     def __init__(self) -> None:
         self.root = _implied_directory(above=None)
+        self._directories = self._steps = 0
         self._last: tuple[bytes, Node] = (b"", self.root)
         """The directory of the last member: the next is mostly in the same. Only while no name that led there has changed since."""
 
@@ -143,6 +146,7 @@ class Index:
         path, left, followed = [self.root], list(reversed(parts)), 0
         while left:
             part = left.pop()
+            self._steps += 1
             if part == b"..":
                 path = path[:-1] or path
                 continue
@@ -151,6 +155,8 @@ class Index:
                 followed += 1
                 if followed > MAX_LINKS:
                     raise InvalidLayer("links in the layer lead in circles")
+                if self._steps > MAX_STEPS:
+                    raise InvalidLayer(f"the layer's names take more than {MAX_STEPS} steps to follow")
                 path = [self.root] if child.target.startswith(b"/") else path
                 left.extend(reversed([piece for piece in child.target.split(b"/") if piece not in {b"", b"."}]))
                 if len(left) > MAX_DEPTH:
@@ -161,6 +167,9 @@ class Index:
                     return None
                 if child is not None and not child.is_whiteout:
                     raise InvalidLayer(f"{part!r} is no directory, and something is put below it")
+                self._directories += 1
+                if self._directories > tar.MAX_ENTRIES:
+                    raise InvalidLayer(f"the layer's paths imply more than {tar.MAX_ENTRIES} directories")
                 child = path[-1].children[part] = _implied_directory(above=child)
             path.append(child)
         return path[-1]

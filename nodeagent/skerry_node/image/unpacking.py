@@ -19,6 +19,7 @@ MAX_RATIO, RATIO_FREE_BYTES = 400, 64 << 20
 """A layer may grow 400 times when it is unpacked, once it is larger than 64 MiB: gzip's own bound is about 1,030."""
 _PACKED_BYTES, _RAW_BYTES = 256 << 10, 1 << 20
 _GZIP_WINDOW = 31
+_SLICE_BYTES, _MAX_EMPTY_MEMBERS = 16 << 10, 10_000
 _ZSTD_WINDOW_BYTES = 128 << 20
 """zstd --long=27, the largest that its own command unpacks unasked."""
 
@@ -50,18 +51,21 @@ class _Packed:
 
 
 class _Gunzipped:
-    """Gzip, a bounded piece at a time."""
+    """Gzip, a bounded piece at a time. Where members follow one another closely, the input goes in small slices: what is left of one is copied."""
 
     def __init__(self, packed: _Packed) -> None:
         self._packed = packed
-        self._input = b""
+        self._input = self._rest = b""
+        self._slice_bytes = _PACKED_BYTES
         self._is_fresh = True
+        self._empty_members = 0
+        self._has_output = False
         self._inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
 
     def read(self, size: int) -> bytes:
         while True:
             if not self._input:
-                self._input = self._packed.read(_PACKED_BYTES)
+                self._input = self._take()
             if not self._input and self._is_fresh:
                 return b""
             is_end = not self._input
@@ -69,16 +73,33 @@ class _Gunzipped:
                 raw: bytes = self._inflater.decompress(self._input, size)
             except isal_zlib.error as error:  # type: ignore[misc]
                 raise InvalidLayer(f"gzip says: {error}") from error
+            self._has_output = self._has_output or bool(raw)
             self._is_fresh = bool(self._inflater.eof)
             if self._is_fresh:
-                self._input = self._inflater.unused_data
-                self._inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
+                self._next_member(self._inflater.unused_data)
             else:
                 self._input = self._inflater.unconsumed_tail
             if raw:
                 return raw
             if is_end and not self._is_fresh:
                 raise InvalidLayer("the gzip stream is cut short")
+
+    def _take(self) -> bytes:
+        if not self._rest:
+            self._slice_bytes = _PACKED_BYTES
+            self._rest = self._packed.read(_PACKED_BYTES)
+        piece, self._rest = self._rest[: self._slice_bytes], self._rest[self._slice_bytes :]
+        return piece
+
+    def _next_member(self, left: bytes) -> None:
+        self._empty_members += not self._has_output
+        if self._empty_members > _MAX_EMPTY_MEMBERS:
+            raise InvalidLayer(f"it has more than {_MAX_EMPTY_MEMBERS} empty gzip members")
+        if len(left) > _SLICE_BYTES:
+            left, self._rest, self._slice_bytes = left[:_SLICE_BYTES], left[_SLICE_BYTES:] + self._rest, _SLICE_BYTES
+        self._input = left
+        self._has_output = False
+        self._inflater = isal_zlib.decompressobj(wbits=_GZIP_WINDOW)
 
 
 class _Unzstd:

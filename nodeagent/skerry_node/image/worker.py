@@ -29,10 +29,10 @@ from skerry_node.kernel import confining, syscalls
 
 HOST_ID = (1 << 31) - 2
 """The user and group that a converter is outside: above every sandbox's range, and nobody's."""
-MEMORY_BYTES = 256 << 20
+MEMORY_BYTES = 240 << 20
 _MAX_REQUEST_BYTES = 4096
-_CPU_SECONDS, _CPU_BYTES_PER_SECOND = 30, 8 << 20
-"""Processor time for a layer: an eighth of the pace of a slow machine, and some more. A bomb is cut there if nothing else finds it."""
+_CPU_SECONDS, _CPU_BYTES_PER_SECOND = 20, 16 << 20
+"""Processor time for a layer: a quarter of the pace seen here, and some more. A bomb is cut there if nothing else finds it."""
 _STACK_BYTES, _MAX_THREADS, _MAX_FILE_BYTES = 512 << 10, 8, 80 << 30
 _SWITCH_SECONDS = 0.0005
 """Threads here hash and inflate most of the time: one that comes back for the interpreter waits no longer than this."""
