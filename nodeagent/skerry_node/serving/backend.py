@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ class Backend(Protocol):
         """Put an OCI layout or a docker-archive that is on this machine into the store; all its images when *reference* names none."""
         ...
 
-    def pull_image(self, reference: str, *, docker_config: bytes | None) -> AsyncIterator[Mapping[str, Any] | Image]:
+    def pull_image(self, reference: str, *, docker_config: bytes | None) -> AsyncGenerator[Mapping[str, Any] | Image]:
         """Fetch *reference* from its registry: how far it is, again and again, and at last the image."""
         ...
 

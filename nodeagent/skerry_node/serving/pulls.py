@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from aiohttp import web
@@ -25,10 +26,11 @@ async def respond(request: web.Request, backend: Backend, body: Mapping[str, Any
     response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
     pieces = backend.pull_image(reference, docker_config=config.encode() if config is not None else None)
     try:
-        async for piece in pieces:
-            if not response.prepared:
-                await response.prepare(request)
-            await response.write(_line(piece))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(_line(piece))
     except Refused as error:
         if not response.prepared:
             raise
