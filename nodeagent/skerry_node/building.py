@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import platform
 import time
@@ -28,6 +29,7 @@ from skerry_node.keeper import client, records
 from skerry_node.model import Life, Limits
 from skerry_node.rootfs import scratch
 
+_LOG = logging.getLogger("skerry.build")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LIMITS = Limits(cpu_millicores=None, memory_bytes=4 << 30, pids=4096)
 RUN_SECONDS = 3600.0
@@ -93,7 +95,9 @@ class Builds:
             architecture=_ARCHITECTURES.get(machine, machine),
         )  # fmt: skip
         async with self._slots:
+            began = time.monotonic()
             image = await engine.build(request, tools, emit)
+        _LOG.info("built reference=%s digest=%s layers=%d seconds=%.3f", image.reference, image.digest, len(image.layers), time.monotonic() - began)
         self._poke_all()  # who waits for an image of this name
         return image
 

@@ -10,6 +10,7 @@ import time
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
 from skerry_node import act, building, errors, imaging, inventory, metrics, mounting, observe, orphans, reconcile, report, shells
+from skerry_node.build import cache
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.model import Running
@@ -201,7 +202,7 @@ class Loop:
         return inventory.describe(
             self.hands.settings,
             self.wanted.values(),
-            self.store.list(),
+            [image for image in self.store.list() if not cache.is_stage(image.reference)],
             cgroup_version=self.hands.view.groups.hierarchies.version,
             endpoint=self._endpoint,
             now=report.render_time(time.time_ns())[:19] + "Z",

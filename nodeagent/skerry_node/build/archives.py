@@ -25,6 +25,8 @@ from skerry_node.image.errors import InvalidLayer
 
 MAX_BYTES = 8 << 30
 """Of a context, and of an archive unpacked by ADD."""
+MAX_RATIO, RATIO_FREE_BYTES = 400, 64 << 20
+"""An archive may grow 400 times when it is unpacked, once it is larger than 64 MiB, as a layer may."""
 _PIECE_BYTES = 1 << 20
 _ZSTD_WINDOW_BYTES = 128 << 20
 _LZMA_BYTES = 128 << 20
@@ -184,21 +186,21 @@ def find_archive(node: trees.Node, *, directory: str, what: str) -> Archive | No
         return None
     file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - the archive's
     try:
-        spool(_unpack(kind, node), file, what=what)
+        _spool(_unpack(kind, node), file, what=what, limit_bytes=min(MAX_BYTES, max(RATIO_FREE_BYTES, MAX_RATIO * node.size)))
         return Archive(file, what=what)
     except BaseException:
         file.close()
         raise
 
 
-def spool(source: _Readable, file: BinaryIO, *, what: str) -> None:
-    """Write *source* to *file*. Raises InvalidContext beyond MAX_BYTES, and for what cannot be unpacked."""
+def _spool(source: _Readable, file: BinaryIO, *, what: str, limit_bytes: int) -> None:
+    """Write *source* to *file*. Raises InvalidContext beyond *limit_bytes*, and for what cannot be unpacked."""
     written = 0
     try:
         while piece := source.read(_PIECE_BYTES):
             written += len(piece)
-            if written > MAX_BYTES:
-                raise InvalidContext(f"{what} has more than {MAX_BYTES} bytes")
+            if written > limit_bytes:
+                raise InvalidContext(f"{what} unpacks to more than {limit_bytes} bytes")
             file.write(piece)
     except _UNREADABLE as error:
         raise InvalidContext(f"{what} cannot be unpacked: {error}") from error

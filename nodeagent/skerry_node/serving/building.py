@@ -55,11 +55,13 @@ async def respond(request: web.Request, builder: Builder) -> web.StreamResponse:
     """Take the request in, build, say how it goes. Raises Refused before the first line is sent."""
     raw = await _read_head(request)
     with tempfile.TemporaryFile(dir=builder.directory) as file:
-        await _spool(request, file)
         try:
+            await _spool(request, file)
             context = await threads.run(archives.Archive, file, what="the build context")
         except InvalidContext as error:
             raise Refused(str(error), reason=error.reason, field="context") from error
+        except OSError as error:
+            raise Refused(f"cannot lay the context aside: {error.strerror}", status=507, reason="NoSpace", field="context") from error
         order = parse_request(raw, context)
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         response.enable_chunked_encoding()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import pathlib
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import zstandard
 
 from skerry_node.build import progress
 from skerry_node.build.errors import BuildError
@@ -274,6 +276,15 @@ async def test_hostile_archives_in_add(shared: builds.Bench, members: bytes) -> 
         await shared.build("FROM scratch\nADD x.tar /t/", builds.pack({"x.tar": members}), references=("localhost/refused:latest",))
     assert caught.value.line == 2
     assert shared.store.find("localhost/refused:latest") is None
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+async def test_a_bomb_in_add(shared: builds.Bench, pack: Callable[[bytes], bytes]) -> None:
+    """An archive that grows beyond all measure ends as an error once it does."""
+    zeros = images.member(b"zeros", bytes(80 << 20))
+    with pytest.raises(BuildError, match="unpacks to more than") as caught:
+        await shared.build("FROM scratch\nADD bomb /", builds.pack({"bomb": pack(zeros)}))
+    assert caught.value.line == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"\1" * 600, b"BZh9", b"\x1f\x8b"], ids=["empty", "no tar", "bzip2's magic", "gzip's magic"])
