@@ -63,12 +63,18 @@ class Cache:
         with open(path, "w", encoding="utf-8"):
             os.utime(path)
 
+    def forget_stage(self, reference: str) -> None:
+        """Let go of a stage; its layers stay where another image has them."""
+        with contextlib.suppress(ImageNotFound):
+            self._store.remove(reference)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(self._directory, _STAGE + reference.removeprefix(PREFIX + ":")))
+
     def trim(self) -> None:
         """Let go of the stages that were not needed for longest, beyond MAX_STAGES."""
         stages = [image.reference for image in self._store.list() if is_stage(image.reference)]
         for reference in sorted(stages, key=self._used_at)[: max(len(stages) - MAX_STAGES, 0)]:
-            with contextlib.suppress(ImageNotFound):
-                self._store.remove(reference)
+            self.forget_stage(reference)
 
     def _used_at(self, reference: str) -> float:
         try:

@@ -77,6 +77,7 @@ class _Build:
     done: dict[int, shape.Shape] = field(default_factory=dict)
     begun: int = 0
     used: set[str] = field(default_factory=set)
+    kept: dict[int, str] = field(default_factory=dict)
 
     async def run(self) -> Image:
         for planned in self.planned:
@@ -98,7 +99,7 @@ class _Build:
             current = await self._base(planned)
         here = steps.Stage(
             current=current, dockerfile=self.dockerfile, number=planned.stage.number, done=self.done, tools=self.tools, request=self.request,
-            held=self.held, now_ns=self._now_ns(),
+            held=self.held, now_ns=self._now_ns(), keep=lambda state: self._keep(planned.stage.number, state),
             scope=scope.Scope(
                 given=self.request.arguments, platform=self.outer.platform, escape=self.dockerfile.escape, outer=self.outer.arguments,
             ),
@@ -110,7 +111,7 @@ class _Build:
                     await here.perform(step, self.emit)
         finally:
             self.used |= here.scope.used
-            await threads.run(self._keep, here.current)
+            await threads.run(self._keep, planned.stage.number, here.current)
         return here.current
 
     async def _base(self, planned: stages.Planned) -> shape.Shape:
@@ -123,15 +124,19 @@ class _Build:
         raw = await threads.run(self.tools.store.blobs.read, image.config_blob.digest)
         return shape.from_image(image, raw)
 
-    def _keep(self, current: shape.Shape) -> None:
-        """Keep the layers of a stage for the next build: also of one that failed, as far as it came."""
+    def _keep(self, number: int, current: shape.Shape) -> None:
+        """Keep the layers of stage *number* for the next build, as far as it came; what was kept of it before is among them."""
         if not current.layers or not current.is_changed:
             return
         reference = cache.stage_reference(current.layers)
         self.tools.cache.use_stage(reference)
-        if self.tools.store.find(reference) is None:
-            raw = shape.render(current, architecture=self.tools.architecture, now_ns=0)
-            sealing.make_image(self.tools.store, raw, current.layers, references=(reference,))
+        if self.tools.store.find(reference) is not None:
+            return
+        raw = shape.render(current, architecture=self.tools.architecture, now_ns=0)
+        sealing.make_image(self.tools.store, raw, current.layers, references=(reference,))
+        before, self.kept[number] = self.kept.get(number), reference
+        if before is not None:
+            self.tools.cache.forget_stage(before)
 
     async def _begin(self, planned: stages.Planned, step: kinds.Instruction) -> None:
         self.begun += 1

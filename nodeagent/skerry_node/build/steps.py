@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Stage:
-    """A stage as far as it has come. *done* has the finished ones by number."""
+    """A stage as far as it has come. *done* has the finished ones by number; *keep* has a state outlast this build, and blocks."""
 
     current: shape.Shape
     dockerfile: kinds.Dockerfile
@@ -33,6 +33,7 @@ class Stage:
     held: contextlib.ExitStack
     now_ns: int
     scope: scope.Scope
+    keep: Callable[[shape.Shape], None]
 
     async def perform(self, step: kinds.Instruction, emit: progress.Emit) -> None:
         """Do *step*. Raises BuildError, ImageError, OSError."""
@@ -83,6 +84,7 @@ class Stage:
         if not is_known:
             proxies = tuple(f"{name}={value}" for name, value in self.scope.proxies().items())
             order = running.Order(image=self._image(), argv=argv, env=(*proxies, *arguments), has_network=has_network)
+            await threads.run(self.keep, self.current)  # a RUN may take long, and the agent may die in it
             layer = await self._execute(step, order, emit)
             await self._note(key, layer, emit)
         self._advance(step, config, layer)
