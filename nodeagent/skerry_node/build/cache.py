@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Sequence
 
+from skerry_node.build.errors import BuildError
 from skerry_node.image.errors import ImageNotFound
 from skerry_node.image.record import Blob, Layer, layer_name
 from skerry_node.image.store import Store
@@ -63,8 +64,14 @@ class Cache:
         with open(path, "w", encoding="utf-8"):
             os.utime(path)
 
-    def forget_stage(self, reference: str) -> None:
-        """Let go of a stage; its layers stay where another image has them."""
+    def forget_beginnings(self, layers: Sequence[Layer]) -> None:
+        """Let go of stages that *layers* go on from: the stage of *layers* keeps all that they have."""
+        for image in self._store.list():
+            length = len(image.layers)
+            if is_stage(image.reference) and length < len(layers) and [each.path for each in image.layers] == [each.path for each in layers[:length]]:
+                self._forget_stage(image.reference)
+
+    def _forget_stage(self, reference: str) -> None:
         with contextlib.suppress(ImageNotFound):
             self._store.remove(reference)
         with contextlib.suppress(FileNotFoundError):
@@ -74,7 +81,7 @@ class Cache:
         """Let go of the stages that were not needed for longest, beyond MAX_STAGES."""
         stages = [image.reference for image in self._store.list() if is_stage(image.reference)]
         for reference in sorted(stages, key=self._used_at)[: max(len(stages) - MAX_STAGES, 0)]:
-            self.forget_stage(reference)
+            self._forget_stage(reference)
 
     def _used_at(self, reference: str) -> float:
         try:
@@ -91,6 +98,12 @@ def key_of(parts: Sequence[object]) -> str:
 def stage_reference(layers: Sequence[Layer]) -> str:
     """The reference that keeps the layers of a stage."""
     return f"{PREFIX}:{key_of([each.diff_id for each in layers])}"
+
+
+def check_name(name: str) -> None:
+    """Raises BuildError for a name of this room: what it keeps is nobody's base, for it asks nobody's leave."""
+    if name.startswith((PREFIX + ":", PREFIX + "@")) or name == PREFIX:
+        raise BuildError(f"{PREFIX} keeps what builds remember; it is no image to build on")
 
 
 def is_stage(reference: str) -> bool:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from skerry_node.build import archives, copying, owners, patterns, stages, trees, union, words
+from skerry_node.build import archives, cache, copying, owners, patterns, stages, trees, union, words
 from skerry_node.build import instructions as kinds
 from skerry_node.build.errors import BuildError
 from skerry_node.build.source import Heredoc, find_heredocs
@@ -29,6 +29,7 @@ async def find_source(stage: Stage, step: kinds.Copy) -> tuple[Layer, ...] | Non
     if number is not None:
         layers: tuple[Layer, ...] = stage.done[number].layers
         return layers
+    cache.check_name(name)
     image = await stage.tools.find_image(name)
     stage.held.enter_context(stage.tools.store.hold([layer.diff_id for layer in image.layers], blobs=[blob.digest for blob in image.blobs]))
     return image.layers

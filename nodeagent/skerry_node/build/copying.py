@@ -55,6 +55,7 @@ class Copying:
     root: trees.Node
     rules: Rules
     _items: dict[tuple[bytes, ...], _Item] = field(default_factory=dict)
+    _names: dict[tuple[bytes, ...], list[bytes]] = field(default_factory=dict)
 
     def add(self, name: bytes, node: trees.Node, target: bytes, *, is_directory: bool) -> None:
         """Copy *node*, called *name*, to *target*. Raises BuildError."""
@@ -110,8 +111,13 @@ class Copying:
         return len(self._items)
 
     def _sorted(self) -> Iterator[tuple[tuple[bytes, ...], _Item]]:
-        """Parents before children, names in byte order."""
-        yield from sorted(self._items.items())
+        """Parents before children, names in byte order. Sorted by directory: one sort of everything would keep the interpreter to itself."""
+        waiting: list[tuple[bytes, ...]] = [()]
+        while waiting:
+            path = waiting.pop()
+            if path:
+                yield path, self._items[path]
+            waiting += [(*path, name) for name in sorted(self._names.get(path, ()), reverse=True)]
 
     def _entry(self, path: tuple[bytes, ...], item: _Item) -> tar.Entry:
         joined = b"/".join(path)
@@ -157,7 +163,12 @@ class Copying:
             mode = stat.S_IFMT(mode) | rules.mode
         elif rules.strips_ids and stat.S_ISREG(mode):
             mode &= ~(stat.S_ISUID | stat.S_ISGID)
-        self._items[path] = _Item(mode, uid, gid, rules.time(node.mtime_ns), node, is_new=True)
+        self._set(path, _Item(mode, uid, gid, rules.time(node.mtime_ns), node, is_new=True))
+
+    def _set(self, path: tuple[bytes, ...], item: _Item) -> None:
+        if path not in self._items:
+            self._names.setdefault(path[:-1], []).append(path[-1])
+        self._items[path] = item
 
     def _add_parents(self, parts: tuple[bytes, ...]) -> None:
         """Directories on the way: as the root has them, or new ones."""
@@ -170,10 +181,10 @@ class Copying:
                 continue
             node = _step_down(self.root, path)
             if node is not None:
-                self._items[path] = _Item(node.mode, node.uid, node.gid, node.mtime_ns, node, is_new=False)
+                self._set(path, _Item(node.mode, node.uid, node.gid, node.mtime_ns, node, is_new=False))
             else:
                 uid, gid = self.rules.owner or (0, 0)
-                self._items[path] = _Item(_DIRECTORY, uid, gid, self.rules.time(self.rules.now_ns), None, is_new=True)
+                self._set(path, _Item(_DIRECTORY, uid, gid, self.rules.time(self.rules.now_ns), None, is_new=True))
 
     def _is_directory(self, parts: tuple[bytes, ...]) -> bool:
         item = self._items.get(parts)

@@ -77,7 +77,6 @@ class _Build:
     done: dict[int, shape.Shape] = field(default_factory=dict)
     begun: int = 0
     used: set[str] = field(default_factory=set)
-    kept: dict[int, str] = field(default_factory=dict)
 
     async def run(self) -> Image:
         for planned in self.planned:
@@ -99,7 +98,7 @@ class _Build:
             current = await self._base(planned)
         here = steps.Stage(
             current=current, dockerfile=self.dockerfile, number=planned.stage.number, done=self.done, tools=self.tools, request=self.request,
-            held=self.held, now_ns=self._now_ns(), keep=lambda state: self._keep(planned.stage.number, state),
+            held=self.held, now_ns=self._now_ns(), keep=self._keep,
             scope=scope.Scope(
                 given=self.request.arguments, platform=self.outer.platform, escape=self.dockerfile.escape, outer=self.outer.arguments,
             ),
@@ -111,7 +110,7 @@ class _Build:
                     await here.perform(step, self.emit)
         finally:
             self.used |= here.scope.used
-            await threads.run(self._keep, planned.stage.number, here.current)
+            await threads.run(self._keep, here.current)
         return here.current
 
     async def _base(self, planned: stages.Planned) -> shape.Shape:
@@ -119,24 +118,22 @@ class _Build:
             return self.done[planned.base]
         if planned.base == stages.SCRATCH:
             return shape.Shape(config=configs.Config(env=(configs.DEFAULT_PATH,)))
+        cache.check_name(planned.base)
         image = await self.tools.find_image(planned.base)
         self.held.enter_context(self.tools.store.hold([layer.diff_id for layer in image.layers], blobs=[blob.digest for blob in image.blobs]))
         raw = await threads.run(self.tools.store.blobs.read, image.config_blob.digest)
         return shape.from_image(image, raw)
 
-    def _keep(self, number: int, current: shape.Shape) -> None:
-        """Keep the layers of stage *number* for the next build, as far as it came; what was kept of it before is among them."""
+    def _keep(self, current: shape.Shape) -> None:
+        """Keep the layers of a stage for the next build, as far as it came; what was kept of it before is among them."""
         if not current.layers or not current.is_changed:
             return
         reference = cache.stage_reference(current.layers)
         self.tools.cache.use_stage(reference)
-        if self.tools.store.find(reference) is not None:
-            return
-        raw = shape.render(current, architecture=self.tools.architecture, now_ns=0)
-        sealing.make_image(self.tools.store, raw, current.layers, references=(reference,))
-        before, self.kept[number] = self.kept.get(number), reference
-        if before is not None:
-            self.tools.cache.forget_stage(before)
+        if self.tools.store.find(reference) is None:
+            raw = shape.render(current, architecture=self.tools.architecture, now_ns=0)
+            sealing.make_image(self.tools.store, raw, current.layers, references=(reference,))
+        self.tools.cache.forget_beginnings(current.layers)
 
     async def _begin(self, planned: stages.Planned, step: kinds.Instruction) -> None:
         self.begun += 1

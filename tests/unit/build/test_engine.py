@@ -107,6 +107,8 @@ async def test_copies(shared: builds.Bench, lines: str, expected: dict[str, Any]
         pytest.param("COPY --chown=4294967295 a /", 2, "no 32-bit id", id="an id that is none"),
         pytest.param("COPY --chmod=u+x a /", 2, "write it in octal", id="a mode in words"),
         pytest.param("\nCOPY --from=nope a /", 3, "no image 'nope'", id="no such stage"),
+        pytest.param("COPY --from=localhost/skerry-build-cache:x a /", 2, "no image to build on", id="the cache's own images"),
+        pytest.param("FROM localhost/skerry-build-cache:x", 2, "no image to build on", id="nor as a base"),
         pytest.param("COPY a /.wh.x", 2, "names that begin with .wh.", id="a whiteout by name"),
         pytest.param("USER a:b:c", 2, "User of the image config", id="a user that is none"),
         pytest.param("STOPSIGNAL NOPE", 2, "is no signal", id="a signal that is none"),
