@@ -7,6 +7,7 @@ import re
 GROUP, VERSION = "skerry.dev", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 SANDBOX_KIND, SANDBOX_PLURAL = "Sandbox", "sandboxes"
+IMAGE_KIND, IMAGE_PLURAL = "SandboxImage", "sandboximages"
 NODE_KIND, NODE_PLURAL = "SandboxNode", "sandboxnodes"
 FINALIZER = f"{GROUP}/node-cleanup"
 HOSTNAME_LABEL = "kubernetes.io/hostname"

@@ -39,6 +39,28 @@ class NodeImage:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """How far the node is with a SandboxImage that wants something of it, at *generation* of its spec.
+
+    *state* is Pulling, Pulled, Building, Built or Failed; *digest* and *size_bytes* are known once it is here.
+    """
+
+    uid: str
+    object: str
+    """NAMESPACE/NAME, for people."""
+    generation: int
+    state: str
+    digest: str = ""
+    size_bytes: int = 0
+    message: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the node holds it."""
+        return self.state in {"Pulled", "Built"}
+
+
+@dataclass(frozen=True, slots=True)
 class NodeStatus:
     """What the agent says of its node."""
 
@@ -51,6 +73,8 @@ class NodeStatus:
     features: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
     images: tuple[NodeImage, ...] = ()
+    prepared: tuple[PreparedImage, ...] | None = None
+    """None: not known yet, what the object says stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +118,32 @@ def render_status(status: NodeStatus) -> dict[str, Any]:
         "features": list(status.features),
         "conditions": [conditions.render_condition(each) for each in status.conditions],
         "images": [{"reference": each.reference, "digest": each.digest, "sizeBytes": each.size_bytes} for each in status.images],
+        **({} if status.prepared is None else {"prepared": [_render_prepared(each) for each in status.prepared]}),
     }
+
+
+def _render_prepared(prepared: PreparedImage) -> dict[str, Any]:
+    return {
+        "uid": prepared.uid,
+        "object": prepared.object,
+        "generation": prepared.generation,
+        "state": prepared.state,
+        "digest": prepared.digest,
+        "sizeBytes": prepared.size_bytes,
+        "message": prepared.message,
+    }
+
+
+def _parse_prepared(raw: Mapping[str, Any]) -> PreparedImage:
+    return PreparedImage(
+        uid=str(raw.get("uid", "")),
+        object=str(raw.get("object", "")),
+        generation=int(raw.get("generation") or 0),
+        state=str(raw.get("state", "")),
+        digest=str(raw.get("digest", "")),
+        size_bytes=int(raw.get("sizeBytes") or 0),
+        message=str(raw.get("message", "")),
+    )
 
 
 def render_node(node: SandboxNode) -> dict[str, Any]:
@@ -119,6 +168,7 @@ def _parse_status(raw: Mapping[str, Any]) -> NodeStatus:
         features=tuple(raw.get("features") or ()),
         conditions=tuple(conditions.parse_condition(each) for each in raw.get("conditions") or ()),
         images=tuple(NodeImage(reference=each["reference"], digest=each["digest"], size_bytes=each["sizeBytes"]) for each in raw.get("images") or ()),
+        prepared=tuple(_parse_prepared(each) for each in raw.get("prepared") or ()),
     )
 
 

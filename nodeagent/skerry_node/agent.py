@@ -10,7 +10,22 @@ import os
 import shutil
 from collections.abc import Iterator
 
-from skerry_node import act, backend, building, errors, handles, housekeeping, imaging, loop, metrics, mounting, observe, serving_metrics
+from skerry_node import (
+    act,
+    backend,
+    building,
+    errors,
+    handles,
+    housekeeping,
+    imaging,
+    kubeapi,
+    loop,
+    metrics,
+    mounting,
+    observe,
+    preparing,
+    serving_metrics,
+)
 from skerry_node.carrying import carrier, outbound
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.image import collecting
@@ -82,6 +97,7 @@ class Agent:
         way_out = outbound.Outbound(self.store, registries, read_node_credentials=self.images.read_node_credentials)
         self.carrier = carrier.Carrier(self.store, self.loop, way_out)
         self.house = self._make_house()
+        self.preparing = self._make_preparing()
 
     async def run(self) -> None:
         """Serve, reconcile, report until cancelled."""
@@ -101,12 +117,25 @@ class Agent:
                 tasks.create_task(self.loop.run())
                 tasks.create_task(self.house.run())
                 self._open_stream_door(tasks)
+                if self.preparing is not None:
+                    tasks.create_task(self.preparing.run())
         finally:
             await scrape.close()
             await door.close()
             await self.images.close()
             await self.hands.keeper.close()
             await self.source.close()
+
+    def _make_preparing(self) -> preparing.Preparing | None:
+        """SandboxImages come from the API server only."""
+        if not isinstance(self.source, kubeapi.ClusterSource):
+            return None
+        made = preparing.Preparing(
+            self.source.image_objects, self.store, self.images, self.builds, self.source, node_name=self.settings.node_name, tell=self.loop.beat_soon
+        )
+        self.loop.read_prepared = lambda: made.prepared
+        self.house.read_pinned = made.in_use
+        return made
 
     def _make_house(self) -> housekeeping.Housekeeping:
         settings = self.settings

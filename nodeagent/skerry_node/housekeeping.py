@@ -32,6 +32,8 @@ class Housekeeping:
         self._hands, self._store, self._limits = hands, store, limits
         self._wanted, self._poke = wanted, poke
         self._tasks: set[asyncio.Task[None]] = set()
+        self.read_pinned: Callable[[], frozenset[str]] = frozenset
+        """Digests and references that somebody wants kept though no sandbox names them."""
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -66,7 +68,7 @@ class Housekeeping:
 
     def _in_use(self) -> set[str] | None:
         """Manifest digests and references that a sandbox names, live or stopped; None while not all are known."""
-        wanted, found = self._wanted(), set[str]()
+        wanted, found = self._wanted(), set(self.read_pinned())
         if wanted is None:
             return None
         for sandbox in wanted:

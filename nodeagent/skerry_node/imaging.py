@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from skerry_api.image import BUILT_DOMAIN
 from skerry_api.sandbox import ImagePullPolicy, Sandbox
 from skerry_node import errors
 from skerry_node.image import access, reference
@@ -82,6 +83,9 @@ class Imaging:
             wanted = reference.parse(spec.image)
         except InvalidReference as error:
             return Admission(None, _problem(error.reason, f"spec.image: {error}"))
+        if not self._is_named and wanted.domain == BUILT_DOMAIN and wanted.path.partition("/")[0] != sandbox.metadata.namespace:
+            message = f"spec.image: images of {BUILT_DOMAIN} are those of one's own namespace, {BUILT_DOMAIN}/{sandbox.metadata.namespace}/..."
+            return Admission(None, _problem("ImageNotFound", message))
         work = self._renewed(
             uid, (spec.image_pull_policy, spec.image_pull_secrets, attempt if spec.image_pull_policy is ImagePullPolicy.ALWAYS else 0)
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from skerry_api import names
 from skerry_api.conditions import Condition
-from skerry_api.node import NodeAmounts, NodeImage, NodeStatus, SandboxNode
+from skerry_api.node import NodeAmounts, NodeImage, NodeStatus, PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox
 from skerry_node.image.store import Image
 from skerry_node.settings import MAX_SLOTS, Settings
@@ -22,7 +22,14 @@ _MAX_IMAGES = 50
 
 
 def describe(
-    settings: Settings, sandboxes: Iterable[Sandbox], images: Iterable[Image], *, cgroup_version: int, endpoint: tuple[str, int] | None, now: str
+    settings: Settings,
+    sandboxes: Iterable[Sandbox],
+    images: Iterable[Image],
+    *,
+    cgroup_version: int,
+    endpoint: tuple[str, int] | None,
+    now: str,
+    prepared: tuple[PreparedImage, ...] | None = None,
 ) -> SandboxNode:
     """The node's object. Requests of every sandbox bound here are allocated, whether it runs or not. *endpoint* is the gateway's door."""
     address, port = endpoint or (None, None)
@@ -53,6 +60,7 @@ def describe(
             features=(f"cgroup-v{cgroup_version}", "idmapped-mounts", "nftables", "overlay", "seccomp"),
             conditions=(ready, supported),
             images=tuple(NodeImage(reference=each.reference, digest=each.digest, size_bytes=each.size_bytes) for each in largest),
+            prepared=prepared,
         ),
     )
 

@@ -14,7 +14,7 @@ from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus, render_status
 from skerry_api.volumes import ObjectKind
 from skerry_node import errors
-from skerry_node.cluster import access, events, heartbeat, registration, watching
+from skerry_node.cluster import access, events, heartbeat, imageobjects, registration, watching
 from skerry_node.cluster.client import Client, Json
 from skerry_node.cluster.errors import Refused
 from skerry_node.settings import Settings
@@ -58,6 +58,7 @@ class ClusterSource:
         now: Callable[[], datetime.datetime] = _now,
     ) -> None:  # fmt: skip
         self._client = self.api = client
+        self.image_objects = imageobjects.ImageObjects(client, settings.node_name)
         self._watch = watching.Watch(client, settings.node_name, timing=timing)
         self._events = events.Recorder(client, settings.node_name, now=now)
         self._node = registration.Registration(client)

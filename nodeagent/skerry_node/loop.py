@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 
-from skerry_api.node import SandboxNode
+from skerry_api.node import PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
 from skerry_node import act, building, errors, imaging, inventory, metrics, mounting, observe, orphans, reconcile, report, shells
 from skerry_node.build import cache
@@ -45,6 +46,8 @@ class Loop:
         self._invalid: set[str] = set()
         self._endpoint: tuple[str, int] | None = None
         self._must_beat = asyncio.Event()
+        self.read_prepared: Callable[[], tuple[PreparedImage, ...] | None] = lambda: None
+        """What the node says of SandboxImages."""
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -89,6 +92,10 @@ class Loop:
     def announce(self, address: str, port: int) -> None:
         """The gateway finds this agent there; its SandboxNode says so at once."""
         self._endpoint = (address, port)
+        self._must_beat.set()
+
+    def beat_soon(self) -> None:
+        """Something that the node's object tells is new."""
         self._must_beat.set()
 
     async def ensure_keeper(self) -> None:
@@ -205,6 +212,7 @@ class Loop:
             [image for image in self.store.list() if not cache.is_stage(image.reference)],
             cgroup_version=self.hands.view.groups.hierarchies.version,
             endpoint=self._endpoint,
+            prepared=self.read_prepared(),
             now=report.render_time(time.time_ns())[:19] + "Z",
         )
 

@@ -15,6 +15,7 @@ from skerry_operator import access, errors, handlers, settings
 from skerry_operator.client import Client
 from skerry_operator.controller import Controller
 from skerry_operator.events import Recorder
+from skerry_operator.imagecontroller import ImageController
 from skerry_operator.inventory import Inventory
 from skerry_operator.kubeapi import KubeApi
 from skerry_operator.lease import Leadership
@@ -74,11 +75,11 @@ async def _lead(given: Settings, entrance: access.Access, connection: Client, le
     recorder = Recorder(kubeapi, now=lambda: render_time(_now()))
     watch = NodeWatch(kubeapi, inventory, recorder, settings=given, metrics=metrics, monotonic=time.monotonic, now=_now)
     controller = Controller(kubeapi, inventory, watch, recorder, settings=given, metrics=metrics, now=_now)
+    images = ImageController(kubeapi, inventory, watch, now=_now)
     keeping = asyncio.create_task(leadership.keep())
-    working = asyncio.create_task(_work(controller, recorder))
-    watching = asyncio.create_task(
-        kopf.operator(registry=handlers.make_registry(controller, entrance), settings=handlers.make_settings(), standalone=True, clusterwide=True)
-    )
+    working = asyncio.create_task(_work(controller, images, recorder))
+    registry = handlers.make_registry(controller, images, entrance)
+    watching = asyncio.create_task(kopf.operator(registry=registry, settings=handlers.make_settings(), standalone=True, clusterwide=True))
     tasks = (keeping, working, watching)
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -93,7 +94,7 @@ async def _lead(given: Settings, entrance: access.Access, connection: Client, le
                 await task
 
 
-async def _work(controller: Controller, recorder: Recorder) -> None:
+async def _work(controller: Controller, images: ImageController, recorder: Recorder) -> None:
     while True:
         try:
             await controller.sync()
@@ -104,6 +105,7 @@ async def _work(controller: Controller, recorder: Recorder) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(recorder.run())
         group.create_task(controller.run())
+        group.create_task(images.run())
 
 
 if __name__ == "__main__":

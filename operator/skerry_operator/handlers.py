@@ -9,9 +9,10 @@ import kopf
 from skerry_api import names
 from skerry_operator.access import Access
 from skerry_operator.controller import Controller
+from skerry_operator.imagecontroller import ImageController
 
 
-def make_registry(controller: Controller, access: Access) -> kopf.OperatorRegistry:
+def make_registry(controller: Controller, images: ImageController, access: Access) -> kopf.OperatorRegistry:
     """Who is called when."""
     registry = kopf.OperatorRegistry()
 
@@ -30,6 +31,11 @@ def make_registry(controller: Controller, access: Access) -> kopf.OperatorRegist
     @kopf.on.event(names.GROUP, names.VERSION, names.NODE_PLURAL, registry=registry)
     async def node(event: kopf.RawEvent, **_: Any) -> None:
         controller.take_node(event["object"], is_deleted=event["type"] == "DELETED")
+        images.nodes_changed()
+
+    @kopf.on.event(names.GROUP, names.VERSION, names.IMAGE_PLURAL, registry=registry)
+    async def image(event: kopf.RawEvent, **_: Any) -> None:
+        images.take(event["object"], is_deleted=event["type"] == "DELETED")
 
     return registry
 

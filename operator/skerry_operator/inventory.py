@@ -45,6 +45,10 @@ class Inventory:
         self._nodes[node.name] = node
         return known is None or _offer(known) != _offer(node)
 
+    def nodes(self) -> tuple[SandboxNode, ...]:
+        """Every registered node."""
+        return tuple(self._nodes.values())
+
     def forget_node(self, name: str) -> None:
         """The SandboxNode is gone; what is bound to it stays known."""
         self._nodes.pop(name, None)

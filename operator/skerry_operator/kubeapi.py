@@ -7,6 +7,7 @@ from typing import Any
 
 from skerry_api import names
 from skerry_api.conditions import Condition, render_condition
+from skerry_api.image import SandboxImage
 from skerry_api.node import SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus, parse_sandbox, render_status
 from skerry_operator import client, errors
@@ -33,6 +34,16 @@ class KubeApi:
         """Only who is there."""
         items = await self._client.list_all(f"{_GROUP_PATH}/{names.SANDBOX_PLURAL}", is_metadata_only=True)
         return frozenset(str(each["metadata"]["uid"]) for each in items)
+
+    async def list_images(self) -> list[Json]:
+        """All SandboxImages, raw."""
+        return await self._client.list_all(f"{_GROUP_PATH}/{names.IMAGE_PLURAL}")
+
+    async def write_image_status(self, image: SandboxImage, status: Json) -> Json:
+        """The operator's fields of an image's status, if the object is still as it was read; null takes one away."""
+        path = f"{_GROUP_PATH}/namespaces/{image.namespace}/{names.IMAGE_PLURAL}/{image.name}/status"
+        body = {"metadata": {"resourceVersion": image.resource_version}, "status": status}
+        return await self._write("PATCH", path, body=body, content_type=client.MERGE)
 
     async def list_nodes(self) -> list[Json]:
         """All SandboxNodes, raw."""

@@ -39,7 +39,8 @@ class Registration:
             labels = {"metadata": {"labels": dict(node.labels)}}
             stored = parse_node(await self._client.patch(f"{PATH}/{node.name}", labels))
         merged = conditions.merge_conditions(stored.status.conditions, node.status.conditions)
-        status = dataclasses.replace(node.status, conditions=merged)
+        prepared = stored.status.prepared if node.status.prepared is None else node.status.prepared
+        status = dataclasses.replace(node.status, conditions=merged, prepared=prepared)
         if render_status(status) != render_status(stored.status):
             body = {"status": render_status(status)}
             await self._client.patch(f"{PATH}/{node.name}/status", body)
