@@ -202,7 +202,8 @@ class Loop:
             except errors.SourceUnavailable as error:
                 _LOG.warning("heartbeat not sent problem=%s", error)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._must_beat.wait(), self.hands.settings.heartbeat_seconds)
+                async with asyncio.timeout(self.hands.settings.heartbeat_seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._must_beat.wait()
             self._must_beat.clear()
 
     def _describe(self) -> SandboxNode:

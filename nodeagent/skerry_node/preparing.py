@@ -7,6 +7,7 @@ not build it again; a pull or a build that an agent's death cut off is begun ane
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import tempfile
@@ -103,10 +104,9 @@ class Preparing:
             busy = any(work.task is not None for work in self._works.values())
             waits = [work.retry_at - time.monotonic() for work in self._works.values() if work.task is None and work.failures]
             seconds = min([_PROGRESS_SECONDS if busy else _RESYNC_SECONDS, *(max(wait, 0.1) for wait in waits)])
-            try:
-                await asyncio.wait_for(self._news.wait(), seconds)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._news.wait()
 
     async def _pass(self) -> None:
         node = await self._objects.read_node()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 from collections.abc import Callable
@@ -63,10 +64,9 @@ class ImageController:
                 _LOG.warning("images not looked at problem=%s", error)
                 listed_at = 0.0
             await asyncio.sleep(_PAUSE_SECONDS)
-            try:
-                await asyncio.wait_for(self._news.wait(), _RESYNC_SECONDS)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RESYNC_SECONDS):
+                    await self._news.wait()
             self._news.clear()
 
     async def _look(self, raw: Json) -> None:

@@ -16,10 +16,10 @@ from tests.harness.cluster import Cluster
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
+@pytest.fixture
+def served(ledger, tmp_path):
     """A registry with busybox as team/app:1, and a cluster of two nodes that knows it; the first node is labelled disk=ssd."""
-    directory = tmp_path_factory.mktemp("images")
+    directory = tmp_path
     with contextlib.ExitStack() as stack:
         registry = stack.enter_context(dockerregistry.served(str(directory / "registry")))
         hosts = directory / "certs.d" / (registry.host.replace(":", "_") + "_")
@@ -89,10 +89,11 @@ def test_selected_nodes_pull_and_the_object_says_so(served):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
+    check_an_absent_tag(cluster, reference)
 
-def test_what_cannot_be_pulled_says_why(served):
-    """The registry's own words, and the node that met them."""
-    cluster, reference, _ = served
+
+def check_an_absent_tag(cluster, reference):
+    """What cannot be pulled says why: the registry's own words, and the node that met them."""
     apply(cluster, "absent", reference=reference.removesuffix("1") + "absent", prepull={"nodeSelector": {"disk": "ssd"}})
     status = wait(cluster, "absent", lambda status: (ready(status) or ("", ""))[1] == "PullFailed")["status"]
     message = status["conditions"][0]["message"]
@@ -126,6 +127,7 @@ def test_an_image_is_built_once_and_runs(served):
     changed = wait(cluster, "built", lambda status: ready(status) == ("True", "Built") and status["observedGeneration"] == 2)["status"]
     assert changed["digest"] != status["digest"]
     delete(cluster, "built")
+    check_a_failing_build(cluster)
 
 
 def run(cluster, namespace, name, image, node):
@@ -146,9 +148,8 @@ def run(cluster, namespace, name, image, node):
         time.sleep(0.1)
 
 
-def test_a_build_that_fails_says_where(served):
-    """The line and what went wrong; nothing is called by the tag."""
-    cluster, _, _ = served
+def check_a_failing_build(cluster):
+    """It says the line and what went wrong; nothing is called by the tag."""
     apply(cluster, "broken", build={"tag": "broken", "dockerfile": "FROM busybox:latest\nRUN exit 3\n"})
     status = wait(cluster, "broken", lambda status: (ready(status) or ("", ""))[1] == "BuildFailed")["status"]
     assert "line 2" in status["conditions"][0]["message"]
@@ -171,18 +172,19 @@ def test_a_build_that_fails_says_where(served):
         ),
     ],
 )
-def test_a_bad_image_is_refused_with_a_sentence(served, spec, says):
+def test_a_bad_image_is_refused_with_a_sentence(control_plane, spec, says):
     """By the API server, before anybody works on it."""
-    done = apply(served[0], "bad", **spec)
+    body = {"apiVersion": "skerry.dev/v1alpha1", "kind": "SandboxImage", "metadata": {"name": "bad", "namespace": "default"}, "spec": spec}
+    done = control_plane.kubectl("create", "--dry-run=server", "-f", "-", input=json.dumps(body), check=False)
     assert done.returncode != 0
     assert says in done.stderr
 
 
-def test_an_image_stays_of_its_kind(served):
+def test_an_image_stays_of_its_kind(control_plane, namespace):
     """What was pulled cannot become a built one."""
-    cluster = served[0]
-    apply(cluster, "kind", reference="busybox")
+    body = {"apiVersion": "skerry.dev/v1alpha1", "kind": "SandboxImage", "metadata": {"name": "kind"}, "spec": {"reference": "busybox"}}
+    control_plane.kubectl("create", "-n", namespace, "-f", "-", input=json.dumps(body))
     patch = json.dumps({"spec": {"reference": None, "build": {"tag": "a", "dockerfile": "FROM a"}}})
-    done = cluster.plane.kubectl("patch", "sbi", "kind", "--type=merge", f"-p={patch}", check=False)
+    done = control_plane.kubectl("patch", "-n", namespace, "sbi", "kind", "--type=merge", f"-p={patch}", check=False)
     assert "cannot become a built one" in done.stderr
-    delete(cluster, "kind")
+    control_plane.kubectl("delete", "-n", namespace, "sbi", "kind")

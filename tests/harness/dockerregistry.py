@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import json
@@ -30,7 +31,7 @@ class Served:
     def write_auth(self, path: str) -> str:
         """A Docker config for it."""
         with open(path, "w", encoding="utf-8") as file:
-            json.dump({"auths": {self.host: {"username": USER, "password": PASSWORD}}}, file)
+            json.dump({"auths": {self.host: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}}, file)
         return path
 
 
