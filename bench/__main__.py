@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, node, peers, pull, rates
+from bench import cluster, logs, node, peers, pull, rates
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "node": node.measure,
+    "logs": logs.measure,
     "rates": rates.measure,
     "peers": peers.measure,
     "cluster": cluster.measure,

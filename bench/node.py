@@ -26,7 +26,7 @@ def measure(directory: str) -> Iterable[Row]:
     os.makedirs(os.path.join(directory, "burst"))
     with standalone.running(os.path.join(directory, "burst"), tag="bb", flags=(f"--shells={_BURST}",)) as agent:
         agent.client.import_image(layout)
-        yield Row("skerry", "agent and keeper, no sandbox, no shell ready yet", "MB", [_agent_memory(agent)])
+        yield Row("skerry", "agent and keeper, no sandbox, no shell ready yet", "MB", [agent_memory_bytes(agent) / 1e6])
         deadline = time.monotonic() + 30
         while agent.client.info()["details"]["shellsReady"] < _BURST and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -39,12 +39,13 @@ def _launches(agent: Any, what: str, count: int) -> Iterable[Row]:
         time.sleep(0.05)
         if number % 2:
             agent.remove(f"s{number}")
-    keeper, reconcile = _read_launches(agent.log_path, what)
+    keeper, reconcile = read_launches(agent.log_path, what)
     yield Row("skerry", f"{what.lower()} launch, keeper: request to exec, bridge", "ms", keeper)
     yield Row("skerry", f"{what.lower()} launch, agent: seen to running, bridge", "ms", reconcile)
 
 
-def _read_launches(log_path: str, what: str) -> tuple[list[float], list[float]]:
+def read_launches(log_path: str, what: str) -> tuple[list[float], list[float]]:
+    """Milliseconds of each launch of the kind *what*, Cold or Warm, at the keeper and in the agent."""
     keeper, reconcile = [], []
     with open(log_path, encoding="utf-8") as file:
         for line in file:
@@ -78,9 +79,10 @@ def _cgroups(agent: Any, count: int) -> list[str]:
     return [next(path for path in agent.inspect(f"m{number}")["cgroups"] if "pids" in path or "unified" in path) for number in range(count)]
 
 
-def _agent_memory(agent: Any) -> float:
+def agent_memory_bytes(agent: Any) -> float:
+    """Resident bytes of the agent and its keeper."""
     pids = [agent.pid, _find_keeper(agent)]
-    return sum(_resident(pid) for pid in pids) / 1e6
+    return sum(_resident(pid) for pid in pids)
 
 
 def _find_keeper(agent: Any) -> int:
