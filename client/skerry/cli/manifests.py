@@ -11,6 +11,7 @@ from typing import Any
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
 RESTART_POLICIES = {"no": "Never", "on-failure": "OnFailure", "always": "Always"}
+PULL_POLICIES = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 NETWORKS = {"bridge": "Bridge", "none": "None", "host": "Host"}
 _LEFTOVER_SECONDS = 600
 """How long a finished --rm sandbox waits for a client that died before removing it."""
@@ -42,6 +43,7 @@ class RunOptions:
     workdir: str | None = None
     hostname: str | None = None
     restart: str | None = None
+    pull: str | None = None
     is_read_only: bool = False
     is_removed: bool = False
     is_detached: bool = False
@@ -61,6 +63,7 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
     ttl = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
     spec = {
         "image": options.image,
+        "imagePullPolicy": _choose(options.pull, PULL_POLICIES, "--pull") if options.pull else None,
         "command": [options.entrypoint] if options.entrypoint else None,
         "args": list(options.arguments) or None,
         "env": [{"name": key, "value": value} for key, value in env.items()] or None,
