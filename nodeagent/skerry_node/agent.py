@@ -23,7 +23,6 @@ from skerry_node import (
     metrics,
     mounting,
     observe,
-    preparing,
     serving_metrics,
 )
 from skerry_node.carrying import carrier, outbound
@@ -37,6 +36,7 @@ from skerry_node.keeper import client, holding
 from skerry_node.kernel import features
 from skerry_node.model import Running
 from skerry_node.network import bridge, ipam, nat
+from skerry_node.preparing import passes
 from skerry_node.rootfs import runtime, scratch
 from skerry_node.serving import server
 from skerry_node.sessions import table
@@ -126,15 +126,15 @@ class Agent:
             await self.hands.keeper.close()
             await self.source.close()
 
-    def _make_preparing(self) -> preparing.Preparing | None:
+    def _make_preparing(self) -> passes.Preparing | None:
         """SandboxImages come from the API server only."""
         if not isinstance(self.source, kubeapi.ClusterSource):
             return None
-        made = preparing.Preparing(
+        made = passes.Preparing(
             self.source.image_objects, self.store, self.images, self.builds, self.source, node_name=self.settings.node_name, tell=self.loop.beat_soon
         )
         self.loop.read_prepared = lambda: made.prepared
-        self.house.read_pinned = made.in_use
+        self.house.read_pinned = self.carrier.read_pinned = made.in_use
         return made
 
     def _make_house(self) -> housekeeping.Housekeeping:

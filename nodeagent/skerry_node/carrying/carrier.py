@@ -10,13 +10,14 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from typing import Any, TypeVar
 
 from skerry_api.sandbox import Sandbox
+from skerry_node import act
 from skerry_node import loop as loops
 from skerry_node.build import cache
 from skerry_node.build.errors import BuildError
 from skerry_node.carrying import committing, exporting
 from skerry_node.carrying.outbound import Outbound
 from skerry_node.image import base, describing, saving
-from skerry_node.image.errors import ImageError, ImageNotFound
+from skerry_node.image.errors import ImageError, ImageNotFound, InvalidTree
 from skerry_node.image.record import Image, Layer
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
@@ -34,6 +35,8 @@ class Carrier:
         self._store = store
         self._loop = loop
         self._outbound = outbound
+        self.read_pinned: Callable[[], frozenset[str]] = frozenset
+        """References and digests that somebody wants kept though no sandbox names them."""
 
     async def inspect_image(self, reference: str) -> Mapping[str, Any]:
         """Everything that is known of an image, and which sandboxes use it."""
@@ -57,7 +60,8 @@ class Carrier:
 
     async def prune_images(self, *, is_dry: bool) -> Mapping[str, Any]:
         """Remove the images that no sandbox uses; the bytes of a layer count when its last image goes."""
-        unused = [image for image in self._visible() if not self._users(image)]
+        pinned = self.read_pinned()
+        unused = [image for image in self._visible() if not self._users(image) and not {image.reference, image.digest} & pinned]
         kept = {layer.path for image in self._store.images if image not in unused for layer in image.layers}
         freed = {layer.path: layer.size_bytes for image in unused for layer in image.layers if layer.path not in kept}
         answer = {"references": [image.reference for image in unused], "freedBytes": sum(freed.values())}
@@ -90,6 +94,7 @@ class Carrier:
         def make(out: outflow.Outflow) -> None:
             with _refusing(field=""), self._opened_upper(sandbox) as (upper_fd, id_base):
                 exporting.write_root(upper_fd, layers_fd=self._store.layers_fd, names=names, out=out, id_base=id_base)
+                self._confirm(sandbox, upper_fd)
 
         with self._hold([image]):
             return await send(make)
@@ -114,8 +119,10 @@ class Carrier:
 
     def _commit(self, sandbox: Sandbox, image: Image, request: CommitRequest) -> committing.Committed:
         with self._opened_upper(sandbox) as (upper_fd, id_base):
-            state_dir = self._loop.hands.settings.state_dir
-            return committing.commit(self._store, image, upper_fd, request, id_base=id_base, directory=state_dir, now_ns=time.time_ns())
+            return committing.commit(
+                self._store, image, upper_fd, request, id_base=id_base, directory=self._loop.hands.settings.state_dir, now_ns=time.time_ns(),
+                confirm=lambda: self._confirm(sandbox, upper_fd),
+            )  # fmt: skip
 
     def _image_of(self, sandbox: Sandbox) -> Image:
         """The image that *sandbox* was started from, whatever its tag means now."""
@@ -145,6 +152,17 @@ class Carrier:
         finally:
             os.close(fd)
 
+    def _confirm(self, sandbox: Sandbox, upper_fd: int | None) -> None:
+        """See that the writable layer is still the sandbox's: one that is being deleted was read in part. Raises InvalidTree."""
+        if upper_fd is None:
+            return
+        try:
+            now = os.stat(f"{sandbox.metadata.uid}/upper", dir_fd=self._loop.hands.view.scratch_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            now = None
+        if now is None or now.st_ino != os.fstat(upper_fd).st_ino:
+            raise InvalidTree(f"{sandbox.metadata.name} was removed meanwhile")
+
     def _find(self, reference: str) -> Image:
         image = self._store.find(reference)
         if image is None:
@@ -169,7 +187,7 @@ class Carrier:
     async def _forget(self, layers: Sequence[str]) -> None:
         for layer in layers:
             try:
-                await self._loop.hands.keeper.forget_layer(layer)
+                await act.forget_layer(self._loop.hands, layer)
             except client.KeeperLost:
                 return  # the next keeper mounts only what it is asked for
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from skerry_node.build import configs, parser, sealing, shape, words
@@ -45,8 +45,12 @@ def parse_changes(changes: Sequence[str]) -> tuple[kinds.Instruction, ...]:
     return first.steps
 
 
-def commit(store: Store, base: Image, upper_fd: int | None, request: CommitRequest, *, id_base: int, directory: str, now_ns: int) -> Committed:
+def commit(
+    store: Store, base: Image, upper_fd: int | None, request: CommitRequest, *, id_base: int, directory: str, now_ns: int, confirm: Callable[[], None]
+) -> Committed:
     """Make the image of *base*, which the caller holds, and the writable layer at *upper_fd* (None: it never ran). Blocks.
+
+    *confirm* is called once the layer was read, and raises if that was worth nothing.
 
     Raises InvalidDockerfile, InvalidReference, InvalidTree, other errors of the image room, OSError; nothing is visible then.
     """
@@ -64,6 +68,7 @@ def commit(store: Store, base: Image, upper_fd: int | None, request: CommitReque
 
     with contextlib.ExitStack() as held:
         layer = sealing.make_layer(store, write, directory=directory, held=held)
+        confirm()
         text = "skerry commit" + "".join(f" --change {json.dumps(change)}" for change in request.changes)
         after = _annotate(shape.add_step(before, config, layer, text=text, now_ns=now_ns), request)
         architecture = descriptors.parse_json(raw_config, "the image config").get("architecture")

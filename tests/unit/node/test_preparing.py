@@ -10,10 +10,10 @@ import pytest
 
 from skerry_api import image as api
 from skerry_api.node import NodeStatus, SandboxNode
-from skerry_node import preparing
 from skerry_node.build.errors import InvalidDockerfile
 from skerry_node.image import importing, store
 from skerry_node.image.registry.errors import NotInRegistry
+from skerry_node.preparing import passes
 from tests.harness import images
 
 REFERENCE = "registry.example.com/app:1"
@@ -75,7 +75,7 @@ class Node:
         def tell():
             self.tellings += 1
 
-        agent = preparing.Preparing(objects, self.store, self, self, self, node_name="n1", tell=tell)
+        agent = passes.Preparing(objects, self.store, self, self, self, node_name="n1", tell=tell)
         task = asyncio.create_task(agent.run())
         try:
             yield agent
@@ -146,13 +146,13 @@ async def test_labels_of_people_count(node):
 
 async def test_nothing_is_told_before_the_object_was_read(node):
     """What the last agent said would be lost."""
-    agent = preparing.Preparing(Objects(), node.store, node, node, node, node_name="n1", tell=lambda: None)
+    agent = passes.Preparing(Objects(), node.store, node, node, node, node_name="n1", tell=lambda: None)
     assert agent.prepared is None
 
 
 async def test_a_failure_is_told_and_tried_again_later(node, monkeypatch):
     """In the registry's words, not at once, and then it is forgotten."""
-    monkeypatch.setattr(preparing, "_FIRST_BACKOFF_SECONDS", 0.2)
+    monkeypatch.setattr(passes, "_FIRST_BACKOFF_SECONDS", 0.2)
     node.problem = NotInRegistry("manifest unknown")
     async with node.running(Objects(image())) as agent:
         await until(lambda: states(agent) == [("team/i", 1, "Failed")])

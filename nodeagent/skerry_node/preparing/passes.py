@@ -1,4 +1,4 @@
-"""SandboxImages on this node: pulled where they shall be held, built where this node was chosen; what came of it is told in its SandboxNode.
+"""Which SandboxImages are meant for this node, how far it is with each, and saying so in its SandboxNode.
 
 Level-triggered: each pass compares every object with what is here. What was built is remembered by the API object alone, so that the next agent does
 not build it again; a pull or a build that an agent's death cut off is begun anew.
@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -19,19 +18,16 @@ from typing import Any
 from skerry_api import image as api
 from skerry_api.node import PreparedImage
 from skerry_node import errors
-from skerry_node.build import archives, engine, progress
 from skerry_node.build.errors import BuildError
 from skerry_node.building import Builds
 from skerry_node.cluster.imageobjects import ImageObjects, find_prepared
-from skerry_node.image import access, describing, reference, tar, tarwriting
-from skerry_node.image.errors import ImageError, ImageNotFound, InvalidReference
+from skerry_node.image import describing, reference
+from skerry_node.image.errors import ImageError, InvalidReference
 from skerry_node.image.progress import Progress
 from skerry_node.image.record import Image
-from skerry_node.image.reference import Reference
-from skerry_node.image.registry import credentials as vault
-from skerry_node.image.registry.credentials import Credential
 from skerry_node.image.store import Store
 from skerry_node.imaging import Imaging
+from skerry_node.preparing.bringing import Bringing
 from skerry_node.sources import Source
 
 MAX_PREPARED, _MAX_MESSAGE, _MAX_INSTRUCTION = 200, 1000, 500
@@ -50,6 +46,10 @@ class _Work:
     retry_at: float = 0.0
     read_progress: Callable[[], Progress] | None = None
 
+    def watch(self, read: Callable[[], Progress]) -> None:
+        """Have *read* tell how far a pull is."""
+        self.read_progress = read
+
 
 class Preparing:
     """Must be used inside one event loop. *tell* has the node's object written soon."""
@@ -57,8 +57,8 @@ class Preparing:
     def __init__(
         self, objects: ImageObjects, store: Store, images: Imaging, builds: Builds, source: Source, *, node_name: str, tell: Callable[[], None]
     ) -> None:
-        self._objects, self._store, self._images, self._builds = objects, store, images, builds
-        self._source = source
+        self._objects, self._store = objects, store
+        self._bringing = Bringing(objects, store, images, builds, source)
         self._node_name = node_name
         self._tell = tell
         self._news = asyncio.Event()
@@ -146,7 +146,7 @@ class Preparing:
         if self._is_done(image) or time.monotonic() < work.retry_at:
             return
         self._say(image, "Building" if image.build is not None else "Pulling")
-        job = self._build(image) if image.build is not None else self._pull(image, work)
+        job = self._bringing.build(image) if image.build is not None else self._bringing.pull(image, watch=work.watch)
         work.task = asyncio.create_task(self._carry_out(image, work, job))
 
     def _is_done(self, image: api.SandboxImage) -> bool:
@@ -172,59 +172,6 @@ class Preparing:
             work.task, work.read_progress = None, None
             self._news.set()
         self._tell()
-
-    async def _pull(self, image: api.SandboxImage, work: _Work) -> Image:
-        wanted = reference.parse(image.image)
-
-        def watch(read: Callable[[], Progress]) -> None:
-            work.read_progress = read
-
-        return await self._get(image, wanted, await self._read_credentials(image), watch=watch)
-
-    async def _build(self, image: api.SandboxImage) -> Image:
-        assert image.build is not None
-        credentials = await self._read_credentials(image)
-
-        async def find_image(name: str) -> Image:
-            return await self._get(image, reference.parse(name), credentials)
-
-        files = dict(image.build.inline)
-        if image.build.config_map is not None:
-            held = await self._objects.read_config_map(image.namespace, image.build.config_map)
-            if held is None:
-                raise BuildError(f"configmap {image.namespace}/{image.build.config_map} does not exist")
-            files = dict(held)
-        context = await asyncio.to_thread(_pack, files, self._builds.directory)
-        try:
-            request = engine.Request(
-                dockerfile=image.build.dockerfile.encode(), context=context, references=(str(reference.parse(image.image)),),
-                target=image.build.target, arguments=dict(image.build.arguments),
-            )  # fmt: skip
-            return await self._builds.build(request, _ignore, find_image=find_image)
-        finally:
-            context.close()
-
-    async def _get(
-        self, image: api.SandboxImage, wanted: Reference, credentials: tuple[Credential, ...], *,
-        watch: Callable[[Callable[[], Progress]], None] | None = None,
-    ) -> Image:  # fmt: skip
-        """The image *wanted* for *image*, fetched where it is missing; one that is here only for those whom its registry, or namespace, lets in."""
-        if wanted.domain == api.BUILT_DOMAIN and wanted.path.partition("/")[0] != image.namespace:
-            raise ImageNotFound(f"{wanted}: images of {api.BUILT_DOMAIN} are those of one's own namespace, {api.BUILT_DOMAIN}/{image.namespace}/...")
-        puller, found = self._images.puller, self._store.find(str(wanted))
-        if found is None:
-            return await puller.pull(wanted, credentials=credentials, watch=watch)
-        if not await asyncio.to_thread(access.is_proved, self._store, found, wanted, credentials):
-            await puller.prove(found, wanted, credentials=credentials)
-        return found
-
-    async def _read_credentials(self, image: api.SandboxImage) -> tuple[Credential, ...]:
-        found: list[Credential] = []
-        for name in image.pull_secrets:
-            content = await self._source.read_pull_secret(image.namespace, name)
-            if content is not None:
-                found += vault.parse(content, source=f"secret {image.namespace}/{name}")
-        return (*found, *self._images.read_node_credentials())
 
     async def _tell_layers(self, image: api.SandboxImage) -> None:
         """Say what the image is made of, where the operator has named this node for it."""
@@ -261,24 +208,3 @@ def _is_reference(text: str) -> bool:
     except InvalidReference:
         return False
     return True
-
-
-def _pack(files: dict[str, str], directory: str) -> archives.Archive:
-    """The build context of *files*. Raises InvalidContext for a path that goes up. Blocks."""
-    file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - the archive's to close
-    writer = tarwriting.Writer(file)
-    for path in sorted(files):
-        content = files[path].encode()
-        entry = tar.Entry(path=path.encode(), mode=0o100644, uid=0, gid=0, mtime_ns=0, size=len(content))
-        writer.add(entry, tarwriting.Content([content]))
-    writer.finish()
-    file.seek(0)
-    try:
-        return archives.Archive(file, what="spec.build.context")
-    except BaseException:
-        file.close()
-        raise
-
-
-async def _ignore(_event: progress.Event) -> None:
-    """Progress of a build is not told in the object."""
