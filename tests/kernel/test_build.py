@@ -58,7 +58,7 @@ def test_a_failing_run_ends_the_build_with_its_code(node, tmp_path):
     ("dockerfile", "code", "words"),
     [
         pytest.param("FROM busybox\nRUNN x", 125, "line 2: unknown instruction RUNN; did you mean RUN", id="an unknown instruction"),
-        pytest.param("FROM busybox\nRUN sh -c 'kill -9 $$'", 137, "ended with exit code 137", id="killed"),
+        pytest.param("FROM busybox\nRUN sh -c 'kill -9 $$'; exit $?", 137, "ended with exit code 137", id="killed"),
         pytest.param('FROM busybox\nRUN ["nope"]', 125, "no program 'nope'", id="no such program"),
         pytest.param("FROM localhost/nope:1", 125, "line 1: no image 'localhost/nope:1' here", id="no such image"),
         pytest.param("FROM busybox\nUSER nobody-here\nRUN true", 125, "nobody-here", id="no such user"),
