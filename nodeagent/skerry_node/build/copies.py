@@ -9,7 +9,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from skerry_node.build import archives, cache, copying, owners, patterns, stages, trees, union, words
+from skerry_node.build import archives, cache, copying, owners, packed, patterns, stages, trees, union, words
 from skerry_node.build import instructions as kinds
 from skerry_node.build.errors import BuildError
 from skerry_node.build.source import Heredoc, find_heredocs
@@ -103,7 +103,7 @@ def _document_expander(stage: Stage, step: kinds.Copy) -> Callable[[Heredoc], st
 def _find_archive(stage: Stage, step: kinds.Copy, name: bytes, node: trees.Node) -> archives.Archive | None:
     if not step.is_add or not stat.S_ISREG(node.mode) or isinstance(node, _Document):
         return None
-    return archives.find_archive(node, directory=stage.tools.directory, what=name.decode("utf-8", "backslashreplace")[:80])
+    return packed.find_archive(node, directory=stage.tools.directory, what=name.decode("utf-8", "backslashreplace")[:80])
 
 
 def _rules(stage: Stage, *, owner: tuple[int, int] | None, mode: int | None) -> copying.Rules:
