@@ -96,7 +96,10 @@ class Builds:
         )  # fmt: skip
         async with self._slots:
             began = time.monotonic()
-            image = await engine.build(request, tools, emit)
+            try:
+                image = await engine.build(request, tools, emit)
+            finally:
+                await self._runner.forget_gone(self._store)
         _LOG.info("built reference=%s digest=%s layers=%d seconds=%.3f", image.reference, image.digest, len(image.layers), time.monotonic() - began)
         self._poke_all()  # who waits for an image of this name
         return image
@@ -119,6 +122,14 @@ class Runner:
 
     def __init__(self, *, hands: act.Hands, guests: Guests, poke: Callable[[str], None]) -> None:
         self._hands, self._guests, self._poke = hands, guests, poke
+        self._mounted: dict[str, str] = {}
+
+    async def forget_gone(self, store: Store) -> None:
+        """Have the keeper unmount layers that a RUN had below it and that the store has let go of since: they would keep their disk space."""
+        for diff_id in [diff_id for diff_id in self._mounted if store.has_layer(diff_id) is None]:
+            name = self._mounted.pop(diff_id)
+            with contextlib.suppress(client.KeeperLost):  # the next one mounts only what it is asked for
+                await act.forget_layer(self._hands, name)
 
     @asynccontextmanager
     async def run(self, order: running.Order, output: running.Output) -> AsyncGenerator[running.Finished, None]:
@@ -152,6 +163,7 @@ class Runner:
         slot = view.leases.acquire(uid).slot
         view.groups.open(uid).ensure(LIMITS)
         id_base, _ = view.leases.id_range(slot)
+        self._mounted.update((layer.diff_id, layer.path) for layer in order.image.layers)
         scratch.ensure_writable(hands.settings.scratch_dir, uid, owner=id_base)
         await hands.keeper.launch(launching.order(_sandbox(uid, order), order.image, hands, slot=slot, attempt=0, dressed=False))
         return id_base
