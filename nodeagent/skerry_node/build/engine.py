@@ -122,7 +122,10 @@ class _Build:
         image = await self.tools.find_image(planned.base)
         self.held.enter_context(self.tools.store.hold([layer.diff_id for layer in image.layers], blobs=[blob.digest for blob in image.blobs]))
         raw = await threads.run(self.tools.store.blobs.read, image.config_blob.digest)
-        return shape.from_image(image, raw)
+        found = shape.from_image(image, raw)
+        if found.has_triggers:
+            await self.emit(progress.Warned(f"line {planned.stage.origin.line}: ONBUILD instructions of {planned.base[:80]} are ignored"))
+        return found
 
     def _keep(self, current: shape.Shape) -> None:
         """Keep the layers of a stage for the next build, as far as it came; what was kept of it before is among them."""

@@ -27,6 +27,8 @@ class Shape:
     layers: tuple[Layer, ...] = ()
     history: tuple[Mapping[str, Any], ...] = ()
     is_changed: bool = False
+    has_triggers: bool = False
+    """Whether the base wants instructions run in whatever is built on it (ONBUILD)."""
 
     @property
     def diff_ids(self) -> tuple[str, ...]:
@@ -46,7 +48,8 @@ def from_image(image: Image, raw_config: bytes) -> Shape:
         raise InvalidImageConfig("history of the image config must be a list of objects")
     layered = sum(not entry.get("empty_layer") for entry in history)
     known = tuple(history) if layered == len(image.layers) else tuple({"comment": "not told"} for _ in image.layers)
-    return Shape(config=config, layers=image.layers, history=known)
+    has_triggers = bool((raw.get("config") or {}).get("OnBuild"))
+    return Shape(config=config, layers=image.layers, history=known, has_triggers=has_triggers)
 
 
 def add_step(shape: Shape, config: configs.Config, layer: Layer | None, *, text: str, now_ns: int) -> Shape:

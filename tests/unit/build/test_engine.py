@@ -243,6 +243,16 @@ async def test_arguments(bench: builds.Bench) -> None:
     assert [event.message for event in bench.events if isinstance(event, progress.Warned)] == ["build arguments that no ARG asked for: typo"]
 
 
+async def test_what_a_base_wants_done_is_not_done(tmp_path: pathlib.Path) -> None:
+    """ONBUILD of the base runs nothing; that is told, and the new image does not inherit it."""
+    bench = builds.make_bench(str(tmp_path), config={"OnBuild": ["RUN evil"], "Healthcheck": {"Test": ["CMD", "x"]}, "Cmd": ["c"]})
+    with contextlib.closing(bench.store):
+        image = await bench.build("FROM base\nUSER 1")
+        assert bench.config(image)["config"] == {"Cmd": ["c"], "User": "1"}
+    assert [event.message for event in bench.events if isinstance(event, progress.Warned)] == ["line 1: ONBUILD instructions of base are ignored"]
+    assert bench.runner.orders == []
+
+
 @pytest.mark.parametrize("form", ["w", "w:gz", "w:bz2", "w:xz"])
 async def test_add_unpacks_archives(bench: builds.Bench, form: Any) -> None:
     """ADD unpacks a tar of any usual packing, owners and links kept; COPY leaves it as it is."""
