@@ -65,15 +65,14 @@ def open_attic(path: str) -> tuple[Attic, dict[tuple[str, int], Kept]]:
 
     To be called while Python's files can be reached, and before the caller becomes a subreaper. Blocks for milliseconds.
     """
-    for _ in range(2):
-        connection = _connect(path) or _start(path)
+    connection = _connect(path)
+    if connection is not None:
         try:
             return Attic(connection), _take(connection)
         except OSError as error:
             sys.stderr.write(f"the attic does not answer: {error}\n")
             connection.close()
-            os.unlink(path)
-    return Attic(None), {}
+    return Attic(_start(path)), {}
 
 
 def stop_attic(path: str) -> None:
@@ -105,10 +104,12 @@ def _start(path: str) -> socket.socket:
         os.rename(temporary, path)
         pid = os.fork()
         if pid == 0:
-            if os.fork():
+            try:
+                if os.fork() == 0:
+                    os.dup2(listener.fileno(), 0)
+                    os.execv(sys.executable, [sys.executable, "-I", "-S", attic.__file__])  # noqa: S606 - ourselves
+            finally:
                 os._exit(0)
-            os.dup2(listener.fileno(), 0)
-            os.execv(sys.executable, [sys.executable, "-I", "-S", attic.__file__])  # noqa: S606 - ourselves
         os.waitpid(pid, 0)
         connection = _connect(path)
     if connection is None:
