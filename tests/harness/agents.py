@@ -13,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tests.harness import machine
 from tests.harness.processes import Process, ProcessFailed, tail
 
 _ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-_READY_SECONDS = 30.0
+_READY_SECONDS = 30.0 * machine.PATIENCE
 _IDS_PER_SLOT = 65_536
 _ID_BASE = 1_000_013_824 & ~0xFFFF  # the agent's own default
 

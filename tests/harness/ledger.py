@@ -17,9 +17,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.harness import neighbours, subreaper
+from tests.harness import machine, neighbours, subreaper
 
-PATIENCE_SECONDS = 5.0  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
+PATIENCE_SECONDS = 5.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
 _FILE = re.compile(r"skerry|^sk[-_.\d]")
 _PLACES = ("/run", "/run/netns", "/var/lib", "/tmp")
 _OBJECT = ("table", "chain", "rule", "set", "map", "element")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import skerry
+from tests.harness import machine
 from tests.harness.agents import Place, make_place, python_environment, wait_for
 from tests.harness.processes import Process
 
@@ -75,7 +76,7 @@ class Standalone:
         self.create(name, *command, **spec)
         return self.wait(name, lambda found: ready_reason(found) not in {"", "Starting"})
 
-    def wait(self, name: str, is_done: Callable[[Any], bool], *, seconds: float = 15.0) -> Any:
+    def wait(self, name: str, is_done: Callable[[Any], bool], *, seconds: float = 15.0 * machine.PATIENCE) -> Any:
         """Wait for a state of a sandbox; its object comes back."""
         deadline = time.monotonic() + seconds
         while True:
@@ -120,7 +121,7 @@ class Standalone:
     def remove(self, name: str) -> None:
         """Delete it and wait until it is gone."""
         self.client.delete(name)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 15 * machine.PATIENCE
         while any(each.metadata.name == name for each in self.client.list()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is not gone")
@@ -138,7 +139,7 @@ def _is_keeper(pid: int, run_dir: bytes) -> bool:
         return False
 
 
-def until(is_done: Callable[[], bool], *, seconds: float = 15.0) -> None:
+def until(is_done: Callable[[], bool], *, seconds: float = 15.0 * machine.PATIENCE) -> None:
     """Wait for a state of the world. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not is_done():

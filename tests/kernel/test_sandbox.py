@@ -111,7 +111,7 @@ def test_layers_are_never_written(node):
     seen = node.inspect("w")
     before = [_digest(path) for path in seen["lower"]]
     upper = os.path.join(seen["upper"], "etc/lower-file")
-    _until(lambda: os.path.lexists(upper))
+    standalone.until(lambda: os.path.lexists(upper))
     found = os.stat(upper)
     assert (os.major(found.st_rdev), os.minor(found.st_rdev)) == (0, 0)
     assert [_digest(path) for path in seen["lower"]] == before
@@ -128,7 +128,7 @@ def test_stop_keeps_files_and_start_goes_on(node):
     assert stopped.status.termination.reason == "Stopped"
     node.client.start("s")
     node.wait("s", lambda found: standalone.ready_reason(found) == "Running")
-    _until(lambda: node.output("s") == "1\n2\n")
+    standalone.until(lambda: node.output("s") == "1\n2\n")
     assert node.client.get("s").status.address == address
     node.remove("s")
 
@@ -159,7 +159,7 @@ def test_active_seconds_end_it(node):
 def test_ttl_after_finish_removes_it(node):
     """ttl.secondsAfterFinished: standalone, the agent deletes the object."""
     node.create("f", "true", ttl={"secondsAfterFinished": 0})
-    _until(lambda: not [each for each in node.client.list() if each.metadata.name == "f"])
+    standalone.until(lambda: not [each for each in node.client.list() if each.metadata.name == "f"])
 
 
 def test_the_image_config_is_honoured(node):
@@ -243,7 +243,7 @@ def test_agent_and_keeper_may_die(node):
     node.kill_keeper()
     node.start()
     node.wait("x", lambda found: found.status.phase == "Running")
-    _until(lambda: node.inspect("x")["pid"] is not None)  # the agent has looked again
+    standalone.until(lambda: node.inspect("x")["pid"] is not None)  # the agent has looked again
     assert node.inspect("x")["pid"] == pid
     os.kill(pid, signal.SIGUSR1)
     end = node.wait_end("x")
@@ -272,8 +272,8 @@ def test_orphans_are_reaped_and_look_alikes_are_not(node):
     stranger = os.path.join(node.place.state_dir, "stranger")
     os.mkdir(stranger)
     node.start()
-    _until(lambda: not os.path.exists(f"/proc/{pid}"))
-    _until(lambda: os.listdir(os.path.join(node.place.run_dir, "sandboxes")) == [])
+    standalone.until(lambda: not os.path.exists(f"/proc/{pid}"))
+    standalone.until(lambda: os.listdir(os.path.join(node.place.run_dir, "sandboxes")) == [])
     assert os.path.isdir(stranger)
 
 
@@ -299,10 +299,3 @@ def _bytes(path):
 
 def _digest(path):
     return hash(_bytes(path))
-
-
-def _until(is_done, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
@@ -75,7 +74,7 @@ def test_dressed_shells_survive_the_agent_and_go_with_the_keeper(node):
     before = _writable_of_shells(node)
     assert before
     node.kill_keeper()
-    _until(lambda: not before & _writable_of_shells(node))
+    standalone.until(lambda: not before & _writable_of_shells(node))
 
 
 def _dress(node, image):
@@ -84,21 +83,14 @@ def _dress(node, image):
         with node.sandbox(f"dress{number}", "true", image=image):
             node.wait_end(f"dress{number}")
         _wait_for_shells(node)
-    _until(lambda: len(_writable_of_shells(node)) == _COUNT)
+    standalone.until(lambda: len(_writable_of_shells(node)) == _COUNT)
 
 
 def _wait_for_shells(node):
-    _until(lambda: node.client.info()["details"]["shellsReady"] == _COUNT)
+    standalone.until(lambda: node.client.info()["details"]["shellsReady"] == _COUNT)
 
 
 def _writable_of_shells(node):
     """Names and inodes of the writable layers that wait with their shells."""
     with os.scandir(os.path.join(node.place.state_dir, "scratch")) as entries:
         return {(entry.name, entry.inode()) for entry in entries if entry.name.startswith("shell-")}
-
-
-def _until(is_done, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import time
 
 import pytest
 
@@ -37,7 +36,7 @@ def test_an_empty_directory_lives_as_long_as_the_sandbox(node):
     node.wait("e", lambda each: each.status.phase == "Stopped")
     node.client.start("e")
     node.wait("e", lambda each: standalone.ready_reason(each) == "Running" and each.status.observed_generation >= 3)
-    _until(lambda: node.output("e") == "x\nx\nx\n")
+    standalone.until(lambda: node.output("e") == "x\nx\nx\n")
     node.remove("e")
     assert not os.path.exists(os.path.join(node.place.state_dir, "scratch", found.metadata.uid))
 
@@ -75,10 +74,10 @@ def test_objects_are_files_that_follow_them(node, kind, source, data):
     _write_object(node, kind, data)
     node.wait("o", lambda each: standalone.ready_reason(each) == "Running")
     mode = "400" if kind == "Secret" else "644"
-    _until(lambda: node.output("o") == f"one\n0 {mode}\nrefused\n")
+    standalone.until(lambda: node.output("o") == f"one\n0 {mode}\nrefused\n")
     _write_object(node, kind, {"stringData" if kind == "Secret" else "data": {"key": "two\n", "new": "n\n"}})
     root = f"/proc/{node.inspect('o')['pid']}/root/data"
-    _until(lambda: _read(f"{root}/key") == "two\n" and sorted(name for name in os.listdir(root) if name[0] != ".") == ["key", "new"])
+    standalone.until(lambda: _read(f"{root}/key") == "two\n" and sorted(name for name in os.listdir(root) if name[0] != ".") == ["key", "new"])
     assert _filesystem(os.path.join(node.place.run_dir, "sandboxes", found.metadata.uid, "volumes")) == "tmpfs"
     node.remove("o")
 
@@ -180,10 +179,3 @@ def _read(path):
             return file.read()
     except OSError:
         return ""
-
-
-def _until(is_done, seconds=15.0):
-    deadline = time.monotonic() + seconds
-    while not is_done():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
