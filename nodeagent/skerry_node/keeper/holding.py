@@ -12,6 +12,8 @@ from skerry_node.keeper import attic
 
 NAME = "attic.sock"
 """Beside the keeper's own socket."""
+_SEND_SECONDS = 0.25
+"""How long to wait, once, for an attic that does not keep up: then it is stuck, and is given up."""
 _TAKE_SECONDS = 5.0
 """How long the attic may take to hand out what it holds: it answers within milliseconds, or is stuck and is replaced."""
 
@@ -30,10 +32,11 @@ class Kept:
 
 
 class Attic:
-    """A connection to it. One that breaks is given up: there is no attic then until the next keeper starts one. Nothing here blocks or raises."""
+    """A connection to it. One that breaks is given up: there is no attic then until the next keeper starts one. Nothing here raises."""
 
-    def __init__(self, connection: socket.socket | None) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection: socket.socket | None = connection
+        connection.settimeout(_SEND_SECONDS)
 
     def keep(self, uid: str, attempt: int, *, pidfd: int, pipe_fds: Sequence[int]) -> None:
         """Hold these for start number *attempt* of *uid*, besides the caller."""
@@ -51,10 +54,8 @@ class Attic:
         if self._connection is None:
             return
         try:
-            socket.send_fds(self._connection, [packet], fds, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            pass  # it does not keep up; what it misses is safe as long as one of agent and keeper lives
-        except OSError as error:
+            attic.send(self._connection, packet, fds, socket.MSG_NOSIGNAL)
+        except OSError as error:  # TimeoutError among them
             sys.stderr.write(f"the attic is gone: {error}\n")
             self._connection.close()
             self._connection = None
@@ -68,7 +69,8 @@ def open_attic(path: str) -> tuple[Attic, dict[tuple[str, int], Kept]]:
     connection = _connect(path)
     if connection is not None:
         try:
-            return Attic(connection), _take(connection)
+            kept = _take(connection)
+            return Attic(connection), kept
         except OSError as error:
             sys.stderr.write(f"the attic does not answer: {error}\n")
             connection.close()
@@ -122,7 +124,7 @@ def _take(connection: socket.socket) -> dict[tuple[str, int], Kept]:
     connection.send(b"T")
     found: dict[tuple[str, int], Kept] = {}
     while True:
-        key, fds, _, _ = socket.recv_fds(connection, attic.MAX_KEY_BYTES, attic.MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+        key, fds = attic.receive(connection)
         if key == attic.END:
             return found
         if not key:

@@ -112,3 +112,27 @@ def test_a_broken_attic_is_done_without(path):
     for _ in range(3):
         put(keeper, "a", 0, b"x")
         keeper.drop("a", 0)
+
+
+def test_an_attic_that_is_stuck_holds_nobody_up(tmp_path):
+    """Nobody reads: after the queue is full the keeper waits once, for a moment, and goes on without."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(tmp_path / "attic.sock"))
+        listener.listen(1)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(str(tmp_path / "attic.sock"))
+        keeper = holding.Attic(connection)
+        for number in range(5000):
+            keeper.drop("a", number)
+        assert keeper._connection is None
+
+
+def test_a_thousand_at_once_are_kept(path):
+    """As a keeper that adopts them all puts them there."""
+    keeper, _ = take(path)
+    reading = open_pipe(b"")
+    for number in range(1000):
+        keeper.keep("a", number, pidfd=reading, pipe_fds=())
+    os.close(reading)
+    _, found = take(path)
+    assert found.keys() == {("a", number) for number in range(1000)}
