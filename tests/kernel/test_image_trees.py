@@ -85,6 +85,7 @@ def debian(tmp_path):
         pytest.skip("debootstrap is not installed")
     root = tmp_path / "debian"
     cached = os.path.expanduser("~/.cache/skerry/assets/debian-minbase.tar")
+    os.makedirs(os.path.dirname(cached), exist_ok=True)
     if not os.path.exists(cached):
         subprocess.run(["debootstrap", "--variant=minbase", "bookworm", str(root)], check=True, capture_output=True)
         content = tar_of(root, "--xattrs", "--exclude=./dev/*", "--exclude=./proc/*", "--exclude=./sys/*")

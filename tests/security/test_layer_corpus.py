@@ -5,6 +5,7 @@ Every image that is made passes fsck.erofs. The canary is a directory beside the
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -290,6 +291,57 @@ def test_nonsense_is_refused_with_a_sentence(kept, content, sentence):
     with pytest.raises(InvalidLayer, match=sentence):
         convert(kept, content + END)
     assert layer_files(kept) == []
+
+
+def symlink(target):
+    return member(b"e", kind=L, target=target)
+
+
+ESCAPES = [
+    pytest.param(lambda _: member(b"../canary/x", b"fired"), id="dot dot"),
+    pytest.param(lambda out: member(out + b"/x", b"fired"), id="absolute"),
+    pytest.param(lambda out: symlink(out) + member(b"e/x", b"fired"), id="through a symlink"),
+    pytest.param(lambda _: symlink(b"../canary") + member(b"e/x", b"fired"), id="through a relative symlink"),
+    pytest.param(lambda _: symlink(b"..") + member(b"e/canary/x", b"fired"), id="through a link to the parent"),
+    pytest.param(lambda _: member(b"h", kind=H, target=b"../canary/x") + member(b"h", b"fired"), id="by hard link"),
+    pytest.param(lambda out: symlink(out) + member(b"e/.wh.x"), id="a whiteout through a symlink"),
+    pytest.param(lambda _: member(b"s", pax={"path": b"../canary/x"}), id="by a pax path"),
+    pytest.param(lambda _: gnu_long(b"../canary/x") + member(b"s", b"fired"), id="by a GNU name"),
+]
+
+
+def extract_naively(content, directory):
+    """What a program does that makes paths of names: the control."""
+    for entry in tar.Reader(io.BytesIO(content)):
+        path = os.path.join(os.fsencode(directory), entry.path)
+        if os.path.basename(path).startswith(tree.WHITEOUT):
+            os.unlink(os.path.join(os.path.dirname(path), os.path.basename(path)[4:]))
+        elif stat.S_ISLNK(entry.mode):
+            os.symlink(entry.target, path)
+        elif entry.is_hardlink:
+            os.link(os.path.join(os.fsencode(directory), entry.target), path)
+        else:
+            with open(path, "wb") as file:
+                file.write(b"fired")
+
+
+@pytest.mark.parametrize("make", ESCAPES)
+def test_the_canary_would_have_fired(tmp_path, nursery, make):
+    """Names that lead out: ours refuses them or keeps them inside; the control changes what is outside."""
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "x").write_text("untouched")
+    content = make(os.fsencode(canary)) + END
+    opened = store.Store(str(tmp_path / "store"))
+    own, opened.nursery = opened.nursery, nursery
+    with contextlib.suppress(ImageError):
+        convert(opened, content)
+    opened.nursery = own
+    opened.close()
+    assert (canary / "x").read_text() == "untouched"
+    (tmp_path / "naive").mkdir()
+    extract_naively(content, tmp_path / "naive")
+    assert not (canary / "x").exists() or (canary / "x").read_text() == "fired"
 
 
 @pytest.mark.parametrize("field", [b"-000010", b"000_010", b"0o00010", b"+000010", b"0000009", b"00 0010"])

@@ -152,7 +152,7 @@ class _Target:
         os.fsync(self.fd)
         os.close(self.fd)
         self.fd = -1
-        verity.enable(self._temporary, directory_fd=self._directory_fd)
+        self._store.note_verity(verity.enable(self._temporary, directory_fd=self._directory_fd))
         os.rename(self._temporary, self._name, src_dir_fd=self._directory_fd, dst_dir_fd=self._directory_fd)
         os.fsync(self._directory_fd)
         self._store.verified.add(self._name)

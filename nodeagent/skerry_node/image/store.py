@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import threading
 import time
@@ -25,6 +26,7 @@ from skerry_node.image.verified import Verified
 from skerry_node.image.workers import Nursery
 from skerry_node.settings import KeepBlobs
 
+_LOG = logging.getLogger("skerry.images")
 __all__ = ["Blob", "Image", "Layer", "Store", "layer_name"]
 
 
@@ -41,6 +43,7 @@ class Store:
         self.proofs = Proofs(os.path.join(root, "proofs"))
         self.nursery = Nursery()
         self.verified = Verified(self.layers_fd)
+        self._has_told_verity = False
         self._keep_blobs = keep_blobs
         self._lock = threading.Lock()
         self._images: dict[str, Image] = {}
@@ -148,6 +151,12 @@ class Store:
             self._broken.pop(image.reference, None)
             self.proofs.keep(each.digest for each in self._all())
             return self._drop_unused(self._kept(image))
+
+    def note_verity(self, reason: str | None) -> None:
+        """Say once, in the log, why layers here are held by their own digests alone."""
+        if reason is not None and not self._has_told_verity:
+            self._has_told_verity = True
+            _LOG.info("layers are held by their own digests alone: %s", reason)
 
     def touch(self, names: Iterable[str]) -> None:
         """Note that these references are in use now."""
