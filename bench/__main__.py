@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, logs, node, peers, pull, rates
+from bench import cluster, hands, logs, node, peers, pull, rates
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
@@ -20,6 +20,7 @@ _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "peers": peers.measure,
     "cluster": cluster.measure,
     "pull": pull.measure,
+    "hands": hands.measure,
 }
 
 

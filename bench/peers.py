@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bench import engines
 from bench.row import Row
@@ -63,20 +63,21 @@ def _simple(directory: str, root: str) -> Iterable[tuple[str, engines.Runner]]:
         yield "bubblewrap", lambda _: engines.run(confined)
     if shutil.which("runc"):
         bundle = os.path.join(directory, "bundle")
-        _write_bundle(bundle)
+        write_bundle(bundle)
         yield "runc", lambda number: engines.run(["runc", "--root", f"{directory}/runc", "run", "--bundle", bundle, f"skbench{number}"])
     for name in ("bwrap", "runc"):
         if shutil.which(name) is None:
             print(f"  not measured: {name}: not installed")
 
 
-def _write_bundle(path: str) -> None:
+def write_bundle(path: str, command: Sequence[str] = ("/bin/true",)) -> None:
+    """A configuration for runc in *path*, beside its root filesystem."""
     engines.run(["runc", "spec", "--bundle", path])
     config_path = os.path.join(path, "config.json")
     with open(config_path, encoding="utf-8") as file:
         config = json.load(file)
     config["process"]["terminal"] = False
-    config["process"]["args"] = ["/bin/true"]
+    config["process"]["args"] = list(command)
     config["process"].pop("oomScoreAdj", None)
     config["process"].pop("rlimits", None)
     with open(config_path, "w", encoding="utf-8") as file:

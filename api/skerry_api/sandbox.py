@@ -30,6 +30,7 @@ class DesiredState(enum.StrEnum):
 
     RUNNING = "Running"
     STOPPED = "Stopped"
+    PAUSED = "Paused"
 
 
 class NetworkMode(enum.StrEnum):
@@ -46,6 +47,7 @@ class Phase(enum.StrEnum):
     PENDING = "Pending"
     CREATING = "Creating"
     RUNNING = "Running"
+    PAUSED = "Paused"
     STOPPED = "Stopped"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"

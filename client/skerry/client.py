@@ -175,6 +175,10 @@ class Client(ImageCalls, ClusterCalls):
         body = {"desiredState": "Running"}
         return _parse(self.transport.request("PATCH", self._target(name, namespace), body=body))
 
+    def pause(self, name: str, *, namespace: str | None = None) -> Sandbox:
+        """Ask it to be held still, memory and all; `start` lets it go on. Returns at once."""
+        return _parse(self.transport.request("PATCH", self._target(name, namespace), body={"desiredState": "Paused"}))
+
     def delete(self, name: str, *, namespace: str | None = None) -> None:
         """Ask for its deletion. Returns at once: see `wait` with condition Deleted."""
         self.transport.request("DELETE", self._target(name, namespace))
@@ -236,6 +240,18 @@ class Client(ImageCalls, ClusterCalls):
     def kill(self, name: str, *, signal: str = "KILL", exec_id: str | None = None, namespace: str | None = None) -> None:
         """Send a signal to its first process, or to the exec that has *exec_id*."""
         self.transport.request("POST", self._target(name, namespace) + "/signal", query={"signal": signal, "exec": exec_id})
+
+    def open_attach(self, name: str, *, namespace: str | None = None) -> Stream:
+        """The output of the first process from now on; its exit code is the stream's end."""
+        return self.transport.open_stream(self._target(name, namespace) + "/attach")
+
+    def usage(self, name: str, *, namespace: str | None = None) -> dict[str, Any]:
+        """What the kernel counted for it up to now: time, cpu, memory, pids. Refused while it does not run."""
+        return dict(self.transport.request("GET", self._target(name, namespace) + "/stats"))
+
+    def top(self, name: str, *, namespace: str | None = None) -> tuple[dict[str, Any], ...]:
+        """The processes in it: pid here and pidInside, parentPid, user, state, cpuSeconds, residentBytes, command."""
+        return tuple(self.transport.request("GET", self._target(name, namespace) + "/top")["items"])
 
     def open_copy(self, name: str, path: str, /, *, do: str, namespace: str | None = None, **options: Any) -> Stream:
         """A stream of the sandbox's `cp`: a tar `out` of it or `in`, or lines of JSON for `stat` and `list` (skerry.copying reads them)."""

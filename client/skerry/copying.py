@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from skerry import archives
-from skerry.errors import SkerryError
+from skerry.errors import AgentUnavailable, SkerryError
 
 if TYPE_CHECKING:
     from skerry.streaming import Stream
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Open = Callable[..., "Stream"]
 """Opens a stream of the sandbox's `cp` for a path, with what `do` says and other options."""
 _STDOUT, _STDERR = 1, 2
+_LAST_WORD_SECONDS = 5.0
 
 
 class CopyFailed(SkerryError):
@@ -83,12 +85,17 @@ def send(opened: Open, directory: str, pieces: Iterable[bytes], *, keeps_owners:
     answers = threading.Thread(target=_read_answers, args=(stream, warn), daemon=True)
     answers.start()
     try:
-        for piece in pieces:
-            if not answers.is_alive():
-                break
-            stream.send(0, piece)
-        else:
-            stream.close_stdin()
+        try:
+            for piece in pieces:
+                if not answers.is_alive():
+                    break
+                stream.send(0, piece)
+            else:
+                stream.close_stdin()
+        except AgentUnavailable:
+            answers.join(_LAST_WORD_SECONDS)
+            if stream.end is None:  # else it has said why it reads no more
+                raise
         answers.join()
         _check_end(stream)
     finally:
@@ -157,9 +164,10 @@ class Reader(io.RawIOBase):
 
 
 def _read_answers(stream: Stream, warn: archives.Warn) -> None:
-    while (piece := stream.receive()) is not None:
-        for line in piece[1].decode("utf-8", "backslashreplace").splitlines():
-            warn(line)
+    with contextlib.suppress(AgentUnavailable):  # the end is missing then, which is an answer too
+        while (piece := stream.receive()) is not None:
+            for line in piece[1].decode("utf-8", "backslashreplace").splitlines():
+                warn(line)
 
 
 def _tell(problems: list[str], warn: archives.Warn, stream: Stream) -> None:

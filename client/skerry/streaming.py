@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 PROTOCOL = "v5.channel.k8s.io"
 STDIN, STDOUT, STDERR, STATUS, RESIZE, CONTROL, CLOSE = 0, 1, 2, 3, 4, 250, 255
+CHUNK_BYTES = 1 << 18
+"""Of one message; the other end takes up to 4 MiB."""
 _BINARY = b"\x82"
 _NO_MASK = bytes(4)
 """RFC 6455 masks for the sake of proxies that read along. There are none on a unix socket or in TLS, and masking costs more than the copy itself."""
@@ -38,7 +40,11 @@ class Stream:
         self.end: End | None = None
 
     def send(self, channel: int, data: bytes) -> None:
-        """Send *data*; it waits while the program does not read."""
+        """Send *data*, in as many messages as it takes; it waits while the program does not read."""
+        for start in range(0, max(len(data), 1), CHUNK_BYTES):
+            self._send(channel, data[start : start + CHUNK_BYTES])
+
+    def _send(self, channel: int, data: bytes) -> None:
         length = len(data) + 1
         size = bytes((0x80 | length,)) if length < 126 else struct.pack("!BH", 0xFE, length) if length < 1 << 16 else struct.pack("!BQ", 0xFF, length)
         try:

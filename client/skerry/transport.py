@@ -57,9 +57,13 @@ class Transport:
         from skerry import streaming  # noqa: PLC0415
 
         pairs = [(name, "true" if value is True else value) for name, value in query if value is not None and value is not False]
+        try:
+            text = urllib.parse.urlencode(pairs)
+        except UnicodeEncodeError as error:
+            raise SkerryError(f"{error.object!r} is not UTF-8, and cannot be sent") from error
         connection = self._connect(_TIMEOUT_SECONDS)
         try:
-            return streaming.open_socket(connection, f"{urllib.parse.quote(target)}?{urllib.parse.urlencode(pairs)}")
+            return streaming.open_socket(connection, f"{urllib.parse.quote(target)}?{text}")
         except BaseException:
             connection.close()
             raise

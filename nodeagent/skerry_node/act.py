@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import shutil
@@ -189,6 +190,17 @@ async def _begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
     await hands.keeper.signal(case.uid, number)
 
 
+async def _freeze(hands: Hands, case: Case, _: plan.Step) -> None:
+    try:
+        hands.view.groups.open(case.uid).freeze()
+    except KeyError as error:
+        raise OSError(errno.ENOTSUP, "this node cannot pause: it has no freezer; mount the version 1 hierarchy, or cgroup2") from error
+
+
+async def _thaw(hands: Hands, case: Case, _: plan.Step) -> None:
+    hands.view.groups.open(case.uid).thaw()
+
+
 async def _kill_process(hands: Hands, case: Case, _: plan.Step) -> None:
     with contextlib.suppress(client.KeeperLost):
         await hands.keeper.signal(case.uid, signal.SIGKILL)
@@ -326,6 +338,8 @@ _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.EnsureVolumes: _ensure_volumes,
     plan.StartProcess: _start_process,
     plan.BeginStop: _begin_stop,
+    plan.Freeze: _freeze,
+    plan.Thaw: _thaw,
     plan.KillProcess: _kill_process,
     plan.ResolveEnd: _resolve_end,
     plan.RecordEnd: _record_end,

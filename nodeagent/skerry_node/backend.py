@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, entering, fetching, inventory, report
+from skerry_node import act, entering, fetching, inventory, processes, report
 from skerry_node.build import cache
 from skerry_node.cgroup import stats
 from skerry_node.image import importing
@@ -184,6 +184,15 @@ class Backend:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=self._require_running(sandbox))
 
+    def processes(self, sandbox: Sandbox) -> Sequence[Mapping[str, Any]]:
+        """The processes in *sandbox*, plain data. Raises Refused while nothing runs there."""
+        id_base = self._require_running(sandbox, is_frozen_fine=True)
+        try:
+            text = self._agent.hands.view.groups.open(sandbox.metadata.uid).read("pids", "cgroup.procs")
+        except FileNotFoundError:
+            return []
+        return processes.read((int(pid) for pid in text.split()), id_base=id_base)
+
     def order_task(self, sandbox: Sandbox, task: str, arguments: tuple[str, ...], *, user: str = "") -> wire.Entry:
         """The keeper's order for a task of ours in *sandbox*. Raises Refused while nothing runs there."""
         image = self._agent.store.find(sandbox.spec.image)
@@ -191,18 +200,20 @@ class Backend:
 
     async def signal(self, sandbox: Sandbox, number: int) -> None:
         """Send a signal to the first process of *sandbox*. Raises Refused."""
-        self._require_running(sandbox)
+        self._require_running(sandbox, is_frozen_fine=True)
         try:
             await self._agent.hands.keeper.signal(sandbox.metadata.uid, number)
         except client.KeeperLost as error:
             raise Refused(f"{error}; try again in a moment", status=503, reason="KeeperLost") from error
 
-    def _require_running(self, sandbox: Sandbox) -> int:
+    def _require_running(self, sandbox: Sandbox, *, is_frozen_fine: bool = False) -> int:
         """The host's id of its root, when it runs. Raises Refused."""
         name, outcome = sandbox.metadata.name, self._agent.loop.outcomes.get(sandbox.metadata.uid)
         observed = outcome.observed if outcome is not None else None
         if observed is None or observed.slot is None or not isinstance(observed.process, Running):
             raise Refused(f"{name} does not run; start it: skerry start {name}", status=409, reason="NotRunning")
+        if observed.is_frozen and not is_frozen_fine:
+            raise Refused(f"{name} is paused; let it go on: skerry unpause {name}", status=409, reason="Paused")
         return self._agent.hands.view.leases.id_range(observed.slot)[0]
 
     def _manifests(self) -> ManifestSource:

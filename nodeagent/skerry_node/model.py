@@ -28,6 +28,8 @@ class Desired:
     is_deleted: bool = False
     """A deletion timestamp is set: the object waits for its finalizer."""
     wants_process: bool = True
+    is_paused: bool = False
+    """What runs is held still."""
     limits: Limits = Limits()
     network: NetworkMode = NetworkMode.BRIDGE
     restart_policy: RestartPolicy = RestartPolicy.NEVER
@@ -101,6 +103,7 @@ class Observed:
     process: Running | Ended | None = None
     has_cgroup: bool = False
     limits: Limits | None = None
+    is_frozen: bool = False
     slot: int | None = None
     has_writable: bool = False
     has_volumes: bool = False
@@ -134,7 +137,8 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
     return Desired(
         uid=sandbox.metadata.uid,
         is_deleted=sandbox.metadata.deletion_timestamp is not None,
-        wants_process=spec.desired_state is DesiredState.RUNNING,
+        wants_process=spec.desired_state is not DesiredState.STOPPED,
+        is_paused=spec.desired_state is DesiredState.PAUSED,
         limits=Limits(
             cpu_millicores=limits.cpu_millicores,
             memory_bytes=None if limits.memory_bytes is None else limits.memory_bytes // PAGE_BYTES * PAGE_BYTES,

@@ -35,14 +35,16 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
     found = view.groups.open(uid)
     has_cgroup = found.exists()
     lease = view.leases.find(uid)
+    process = _process(view.runtime_fd, uid, life, stop_signal) if has_runtime else None
     return Observed(
         uid=uid,
         now_seconds=time.clock_gettime(time.CLOCK_BOOTTIME),
         has_runtime=has_runtime,
         life=life,
-        process=_process(view.runtime_fd, uid, life, stop_signal) if has_runtime else None,
+        process=process,
         has_cgroup=has_cgroup,
         limits=found.read_limits() if has_cgroup else None,
+        is_frozen=has_cgroup and isinstance(process, Running) and found.is_frozen(),
         slot=lease.slot if lease is not None else None,
         has_writable=_exists(view.scratch_fd, uid),
         has_volumes=_exists(view.volumes_fd, uid),

@@ -63,6 +63,14 @@ class BeginStop(Step):
     reason: TerminationReason
 
 
+class Freeze(Step):
+    """Hold every process of the sandbox still."""
+
+
+class Thaw(Step):
+    """Let them go on."""
+
+
 class KillProcess(Step):
     """Kill every process of the sandbox."""
 
@@ -189,20 +197,27 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (WriteLimits(uid, desired.limits),)
+    if observed.has_cgroup and observed.is_frozen != desired.is_paused:
+        return (Freeze(uid),) if desired.is_paused else (Thaw(uid),)
     return ()
 
 
 def _begin_stop(observed: Observed, process: Running, reason: TerminationReason) -> tuple[Step, ...]:
     """A first process without a handler never sees a stop signal (pid_namespaces(7)): waiting for it would be waiting for nothing."""
-    begin = BeginStop(observed.uid, reason)
-    return (begin,) if process.handles_stop_signal else (begin, KillProcess(observed.uid))
+    begin: tuple[Step, ...] = (BeginStop(observed.uid, reason), *_thaw(observed))
+    return begin if process.handles_stop_signal else (*begin, KillProcess(observed.uid))
 
 
 def _force_when_due(observed: Observed, *, grace_seconds: float) -> tuple[Step, ...]:
     stopping = observed.life.stopping
     if stopping is None or observed.now_seconds < stopping.since_seconds + grace_seconds:
-        return ()
+        return _thaw(observed)
     return (KillProcess(observed.uid),)
+
+
+def _thaw(observed: Observed) -> tuple[Step, ...]:
+    """What is held still hears no signal."""
+    return (Thaw(observed.uid),) if observed.is_frozen else ()
 
 
 def _settle_end(observed: Observed, process: Ended) -> tuple[Step, ...]:

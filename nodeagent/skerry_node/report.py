@@ -121,7 +121,7 @@ def _reason(status: int | None, exit_code: int | None, life: Life, counted: Coun
 
 def _phase(sandbox: Sandbox, desired: Desired, observed: Observed, problem: Problem | None) -> Phase:
     if isinstance(observed.process, Running):
-        return Phase.RUNNING
+        return Phase.PAUSED if observed.is_frozen else Phase.RUNNING
     life = observed.life
     if life.is_at_rest or sandbox.spec.desired_state is DesiredState.STOPPED:
         return Phase.STOPPED
@@ -147,7 +147,7 @@ def _conditions(sandbox: Sandbox, desired: Desired, observed: Observed, problem:
         ),
         ("RootfsReady", made, "Mounted" if is_running else idle[0], ""),
         ("NetworkReady", made, "Configured" if is_running else idle[0], ""),
-        ("Ready", made, "Running" if is_running else idle[0], "" if is_running else idle[1]),
+        _ready(observed, desired, problem) if is_running else ("Ready", _FALSE, *idle),
     ]
     if problem is None or is_running:
         return tuple(rows)
@@ -155,6 +155,13 @@ def _conditions(sandbox: Sandbox, desired: Desired, observed: Observed, problem:
         (kind, _FALSE, problem.reason, problem.message) if kind in {failed, "Ready"} else (kind, value, reason, message)
         for kind, value, reason, message in rows
     )
+
+
+def _ready(observed: Observed, desired: Desired, problem: Problem | None) -> tuple[str, str, str, str]:
+    """Of a sandbox whose process lives."""
+    if observed.is_frozen:
+        return "Ready", _FALSE, "Paused", "desiredState is Paused"
+    return "Ready", _TRUE, "Running", problem.message if problem is not None and desired.is_paused else ""
 
 
 def _idle_reason(sandbox: Sandbox, desired: Desired, observed: Observed) -> tuple[str, str]:

@@ -283,8 +283,8 @@ def _keeper(node):
     """The parent of an exec's process."""
     name = node.client.start_exec("box", ["sleep", "1000"])
     pid = next(each["pid"] for each in node.client.execs("box") if each["id"] == name)
-    node.client.kill("box", exec_id=name)
     parent = int(_status(pid)["PPid"])
+    node.client.kill("box", exec_id=name)
     node.client.open_exec("box", exec_id=name).close()
     return parent
 
@@ -300,3 +300,27 @@ def _resident(pid):
 def _read(path):
     with open(path, encoding="utf-8") as file:
         return file.read()
+
+
+def test_attach_follows_from_now_on_and_ends_with_the_program(node):
+    """`skerry attach`: what it writes after, not before; a signal is passed on; the exit code is the program's."""
+    node.run("talker", "sh", "-c", "echo before; trap 'echo heard; exit 6' INT; while :; do sleep 0.1; done")
+    _until(lambda: node.output("talker") == "before\n")
+    stream = node.client.open_attach("talker")
+    stream.signal("INT")
+    assert stream.receive() == (1, b"heard\n")
+    assert stream.receive() is None
+    assert stream.end.exit_code == 6
+    stream.close()
+    node.remove("talker")
+
+
+def test_top_shows_the_processes_inside(node):
+    """Pids inside and out, the user inside, the command; a name that would steer a terminal is spelled out by the command line."""
+    name = node.client.start_exec("box", ["sh", "-c", "exec sleep 999"], user="alice")
+    found = {each["command"]: each for each in node.client.top("box")}
+    assert found["sleep 1000"]["pidInside"] == 1
+    assert found["sleep 999"]["user"] == 1000
+    assert os.path.exists(f"/proc/{found['sleep 999']['pid']}")
+    node.client.kill("box", exec_id=name)
+    assert _wait_ended(node, name)["exitCode"] == 137

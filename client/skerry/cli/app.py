@@ -7,7 +7,22 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from skerry.cli import building, carrying, copies, examples, executing, forwarding, happening, images, lifecycle, looking, nodes, options, running
+from skerry.cli import (
+    building,
+    carrying,
+    copies,
+    examples,
+    executing,
+    forwarding,
+    happening,
+    images,
+    lifecycle,
+    looking,
+    measuring,
+    nodes,
+    options,
+    running,
+)
 
 _EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
 
@@ -30,6 +45,11 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("stop", lifecycle.stop),
     ("start", lifecycle.start),
     ("restart", happening.restart),
+    ("attach", measuring.attach),
+    ("stats", measuring.stats),
+    ("top", measuring.top),
+    ("pause", lifecycle.pause),
+    ("unpause", lifecycle.unpause),
     ("kill", executing.kill),
     ("cp", copies.cp),
     ("port-forward", forwarding.port_forward),

@@ -15,6 +15,14 @@ _EXAMPLES = {
         "skerry ps --watch",
         "skerry rm $(skerry ps -aq)",
     ),
+    "attach": ("skerry attach web",),
+    "stats": (
+        "skerry stats",
+        "skerry stats --no-stream web db",
+    ),
+    "top": ("skerry top web",),
+    "pause": ("skerry pause web",),
+    "unpause": ("skerry unpause web",),
     "cp": (
         "skerry cp web:/var/log/app.log .",
         "skerry cp -a ./site/. web:/srv",

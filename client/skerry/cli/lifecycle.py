@@ -1,7 +1,8 @@
-"""Commands that change what shall run: stop, start, rm, wait."""
+"""Commands that change what shall run: stop, start, pause, unpause, rm, wait."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,9 +12,11 @@ from skerry.cli import options, output, running
 from skerry.errors import Refused
 
 if TYPE_CHECKING:
+    from skerry.client import Client
     from skerry_api.sandbox import Sandbox
 
 _SLACK_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 
 
 def stop(
@@ -47,6 +50,46 @@ def start(names: options.Names, namespace: options.Namespace = None, socket: opt
             raise Refused(f"could not be started: {problem}", status=0, reason="NotStarted")
 
     each(names, namespace, start_one)
+
+
+def pause(names: options.Names, namespace: options.Namespace = None, socket: options.Socket = None) -> None:
+    """Hold sandboxes still: their processes get no time, and keep their memory. `skerry unpause` lets them go on."""
+    client = options.connect(socket, namespace)
+
+    def pause_one(space: str, name: str) -> None:
+        if not _is_running(client.get(name, namespace=space)):
+            raise Refused(f"it does not run: skerry start {name} first", status=409, reason="NotRunning")
+        client.pause(name, namespace=space)
+        _await_paused(client, space, name)
+
+    each(names, namespace, pause_one)
+
+
+def unpause(names: options.Names, namespace: options.Namespace = None, socket: options.Socket = None) -> None:
+    """Let paused sandboxes go on."""
+    client = options.connect(socket, namespace)
+
+    def unpause_one(space: str, name: str) -> None:
+        if client.get(name, namespace=space).spec.desired_state != "Paused":
+            raise Refused("it is not paused", status=409, reason="NotPaused")
+        client.start(name, namespace=space)
+        client.wait(name, namespace=space, condition="Ready", timeout_seconds=_SLACK_SECONDS)
+
+    each(names, namespace, unpause_one)
+
+
+def _await_paused(client: Client, space: str, name: str) -> None:
+    deadline = time.monotonic() + _SLACK_SECONDS
+    while True:
+        found = client.get(name, namespace=space)
+        ready = running.find_ready(found)
+        if ready is not None and (ready.reason == "Paused" or ready.message):
+            if ready.reason != "Paused" and ready.message:
+                raise Refused(f"cannot be paused: {ready.message}", status=409, reason="NotPaused")
+            return
+        if time.monotonic() > deadline:
+            raise Refused("it is not paused yet; look at it with skerry inspect", status=408, reason="Timeout")
+        time.sleep(_POLL_SECONDS)
 
 
 def rm(

@@ -12,7 +12,7 @@ from typing import Any
 
 _GAP = "   "
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "dim": "2"}
-_PHASES = {"Running": "green", "Creating": "yellow", "Pending": "yellow", "Failed": "red", "Lost": "red"}
+_PHASES = {"Running": "green", "Paused": "yellow", "Creating": "yellow", "Pending": "yellow", "Failed": "red", "Lost": "red"}
 
 
 class Format(enum.StrEnum):

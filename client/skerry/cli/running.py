@@ -134,7 +134,7 @@ def find_problem(sandbox: Sandbox, *, is_new_start: bool = True) -> str | None:
     With *is_new_start* False the end of an earlier start is an answer as well.
     """
     ready, termination = find_ready(sandbox), sandbox.status.termination
-    if ready is None or ready.status == "True" or ready.reason == "Stopped":
+    if ready is None or ready.status == "True" or ready.reason in {"Stopped", "Paused"}:
         return None
     has_ended = termination is not None and termination.reason != "StartFailed"
     if has_ended and (not is_new_start or (termination is not None and ready.reason == termination.reason)):

@@ -30,7 +30,7 @@ def size() -> tuple[int, int]:
     return found.columns, found.lines
 
 
-def join(stream: streaming.Stream, *, has_input: bool, has_terminal: bool) -> streaming.End | None:
+def join(stream: streaming.Stream, *, has_input: bool, has_terminal: bool, passes_signals: bool = True) -> streaming.End | None:
     """Carry bytes both ways until the stream ends, and tell how; None when the user has detached. Signals go to the program without a terminal."""
     with contextlib.ExitStack() as stack:
         waking, wake = os.pipe()
@@ -38,7 +38,7 @@ def join(stream: streaming.Stream, *, has_input: bool, has_terminal: bool) -> st
         if has_terminal:
             stack.enter_context(_raw())
             stack.enter_context(_handling((signal.SIGWINCH,), wake))
-        else:
+        elif passes_signals:
             stack.enter_context(_handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), wake))
         sender = threading.Thread(
             target=_send, args=(stream, waking), kwargs={"has_input": has_input, "has_terminal": has_terminal}, daemon=True

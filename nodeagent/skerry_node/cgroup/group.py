@@ -109,6 +109,17 @@ class Group:
         else:
             self._put("freezer", "freezer.state", "THAWED")
 
+    def is_frozen(self) -> bool:
+        """Whether its processes are held still, or about to be; False without a freezer."""
+        try:
+            if self.version == 2:
+                return self._get("pids", "cgroup.freeze").strip() == "1"
+            return "freezer" in self.paths and self._get("freezer", "freezer.self_freezing").strip() == "1"
+        except OSError as error:
+            if error.errno in _GONE:
+                return False
+            raise
+
     def remove(self) -> None:
         """Remove it; a part that is gone is fine. Raises GroupBusy while a process is still in it."""
         for path in dict.fromkeys(self.paths.values()):

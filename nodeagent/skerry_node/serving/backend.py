@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -101,6 +101,10 @@ class Backend(Protocol):
 
     def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
+        ...
+
+    def processes(self, sandbox: Sandbox) -> Sequence[Mapping[str, Any]]:
+        """The processes in *sandbox*, plain data. Raises Refused while nothing runs there."""
         ...
 
     def order_task(self, sandbox: Sandbox, task: str, arguments: tuple[str, ...], *, user: str = "") -> wire.Entry:

@@ -9,8 +9,9 @@ from typing import TypeVar
 from aiohttp import web
 
 from skerry_api import sandbox as api
+from skerry_api import waiting
 from skerry_node.keeper import client
-from skerry_node.serving import channels, exec_options, ports, streams
+from skerry_node.serving import attaching, channels, exec_options, ports, streams
 from skerry_node.serving.backend import Backend, Refused
 from skerry_node.sessions.session import Session, decode
 
@@ -34,6 +35,8 @@ class StreamRoutes:
             web.get(f"{one}/execs", self.list_execs),
             web.post(f"{one}/signal", self.signal),
             web.get(f"{one}/cp", self.copy),
+            web.get(f"{one}/attach", self.attach),
+            web.get(f"{one}/top", self.top),
             web.get(f"{one}/portforward", self.forward_port),
         ]
 
@@ -92,6 +95,36 @@ class StreamRoutes:
         await answer.prepare(request)
         await streams.serve_session(answer, self._backend.sessions, session, is_kept=False)
         return answer
+
+    async def attach(self, request: web.Request) -> web.StreamResponse:
+        """A WebSocket: the first process's output from now on, and its exit code."""
+        sandbox = self._find(request)
+        if exec_options.flag(request.query, "stdin") or exec_options.flag(request.query, "tty"):
+            raise Refused("the first process has no input and no terminal; run a program beside it with exec", field="stdin")
+        _require_upgrade(request)
+        answer = streams.make_socket()
+        await answer.prepare(request)
+        await attaching.serve_output(
+            answer,
+            directory=self._backend.log_directory(sandbox),
+            has_ended=lambda: self._has_ended(sandbox),
+            exit_code=lambda: self._exit_code(sandbox),
+            signal=lambda number: self._backend.signal(sandbox, number),
+        )
+        return answer
+
+    async def top(self, request: web.Request) -> web.Response:
+        """The processes in the sandbox."""
+        return web.json_response({"items": self._backend.processes(self._find(request))})
+
+    def _has_ended(self, sandbox: api.Sandbox) -> bool:
+        found = self._backend.find(sandbox.metadata.namespace, sandbox.metadata.name)
+        return found is None or found.metadata.uid != sandbox.metadata.uid or waiting.is_finished(found)
+
+    def _exit_code(self, sandbox: api.Sandbox) -> int | None:
+        found = self._backend.find(sandbox.metadata.namespace, sandbox.metadata.name)
+        end = found.status.termination if found is not None and found.metadata.uid == sandbox.metadata.uid else None
+        return end.exit_code if end is not None else None
 
     async def forward_port(self, request: web.Request) -> web.StreamResponse:
         """A WebSocket to one TCP connection with a port of the sandbox's loopback."""

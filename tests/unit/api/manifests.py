@@ -101,7 +101,7 @@ BAD = (
     Bad("network mode", {"network": {"mode": "bridge"}}, "spec.network.mode", "write one of Bridge, None, Host", "supported values"),
     Bad("network port", {"network": {"ports": []}}, "spec.network.ports", "no such field", _UNKNOWN),
     Bad("restartPolicy", {"restartPolicy": "Sometimes"}, "spec.restartPolicy", "write one of Never, OnFailure, Always", "supported values"),
-    Bad("desiredState", {"desiredState": "Paused"}, "spec.desiredState", "write one of Running, Stopped", "supported values"),
+    Bad("desiredState", {"desiredState": "Frozen"}, "spec.desiredState", "write one of Running, Stopped, Paused", "supported values"),
     Bad("active seconds", {"ttl": {"activeSeconds": 0}}, "spec.ttl.activeSeconds", "write a whole number from 1 to 31536000"),
     Bad("after finished", {"ttl": {"secondsAfterFinished": -1}}, "spec.ttl.secondsAfterFinished", "write a whole number from 0 to 31536000"),
     Bad("grace", {"terminationGracePeriodSeconds": 86401}, "spec.terminationGracePeriodSeconds", "write a whole number from 0 to 86400"),

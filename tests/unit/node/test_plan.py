@@ -58,6 +58,21 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(wanted(has_past=True), empty(), ["EnsureRuntime"], id="its record is gone: what came of it first"),
         pytest.param(wanted(has_past=True), resting(slot=None, has_writable=False), [], id="and what had ended stays ended"),
         pytest.param(wanted(), running(limits=Limits(pids=1)), ["WriteLimits"], id="limits changed live"),
+        pytest.param(wanted(is_paused=True), running(), ["Freeze"], id="to be paused"),
+        pytest.param(wanted(is_paused=True), running(is_frozen=True), [], id="paused"),
+        pytest.param(wanted(), running(is_frozen=True), ["Thaw"], id="to go on"),
+        pytest.param(wanted(is_paused=True), empty(), START, id="paused before it ran: started first"),
+        pytest.param(wanted(wants_process=False), running(is_frozen=True), ["BeginStop", "Thaw"], id="stop of a paused one"),
+        pytest.param(
+            wanted(wants_process=False), running(is_frozen=True, process=deaf), ["BeginStop", "Thaw", "KillProcess"], id="a deaf paused one"
+        ),
+        pytest.param(wanted(is_deleted=True), running(is_frozen=True), ["BeginStop", "Thaw"], id="deletion of a paused one"),
+        pytest.param(
+            wanted(wants_process=False),
+            running(is_frozen=True, life=Life(stopping=Stopping("Stopped", 999.0))),
+            ["Thaw"],
+            id="still paused in a stop",
+        ),
         pytest.param(wanted(), running(process=None), ["EnsureWritable", "StartProcess"], id="the child never became the program"),
         pytest.param(wanted(), running(process=Ended(0, is_known=False)), ["ResolveEnd"], id="ended, nobody knows how yet"),
         pytest.param(wanted(), running(process=Ended(0, is_known=True, status=0)), ["RecordEnd", "KillProcess", "RemoveCgroup"], id="ended: noted"),

@@ -1,0 +1,111 @@
+"""Commands about what sandboxes use, and about what they do now: stats, top, attach."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from skerry.cli import executing, options, output, terminal
+from skerry.errors import Refused
+
+if TYPE_CHECKING:
+    from skerry.client import Client
+
+_SECOND = 1.0
+
+
+def stats(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Only these; default: all that run.")] = None,
+    no_stream: Annotated[bool, typer.Option("--no-stream", help="Print once.")] = False,
+    form: Annotated[output.Format, typer.Option("--output", "-o", help="table, json or yaml.", show_default=False)] = output.Format.TABLE,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Show what sandboxes use, anew every second until Ctrl-C. CPU is in per cent of one processor."""
+    client = options.connect(socket, namespace)
+    wanted = [options.split(name, namespace) for name in names] if names else None
+    before = _read(client, wanted, namespace)
+    if form in {output.Format.JSON, output.Format.YAML}:
+        output.print_data({"items": list(before.values())}, form)
+        return
+    while True:
+        time.sleep(_SECOND)
+        now = _read(client, wanted, namespace)
+        if sys.stdout.isatty() and not no_stream:
+            print("\x1b[H\x1b[2J", end="")
+        output.print_table(("NAMESPACE", "NAME", "CPU", "MEMORY", "PEAK", "PIDS"), [_row(each, before.get(uid)) for uid, each in now.items()])
+        if no_stream:
+            return
+        before = now
+
+
+def top(name: options.Name, namespace: options.Namespace = None, socket: options.Socket = None) -> None:
+    """List the processes in a sandbox. PID is the one inside, HOST PID the one on its node."""
+    space, own_name = options.split(name, namespace)
+    found = options.connect(socket, namespace).top(own_name, namespace=space)
+    rows = [
+        (
+            str(each["pidInside"]), str(each["pid"]), str(each["user"]), each["state"], _render_seconds(each["cpuSeconds"]),
+            output.render_bytes(each["residentBytes"]), each["command"],
+        )
+        for each in sorted(found, key=lambda each: each["pidInside"])
+    ]  # fmt: skip
+    output.print_table(("PID", "HOST PID", "USER", "STATE", "TIME", "MEMORY", "COMMAND"), rows)
+
+
+def attach(
+    name: options.Name,
+    sig_proxy: Annotated[bool, typer.Option("--sig-proxy/--no-sig-proxy", help="Pass INT, TERM, HUP and QUIT on.")] = True,
+    namespace: options.Namespace = None,
+    socket: options.Socket = None,
+) -> None:
+    """Follow the output of a sandbox from now on, and end with its exit code. Its program has no input: see `skerry exec -it`.
+
+    Signals are passed on to it; with --no-sig-proxy, Ctrl-C only leaves it.
+    """
+    space, own_name = options.split(name, namespace)
+    stream = options.connect(socket, namespace).open_attach(own_name, namespace=space)
+    try:
+        end = terminal.join(stream, has_input=False, has_terminal=False, passes_signals=sig_proxy)
+    finally:
+        stream.close()
+    raise typer.Exit(executing.finish(end))
+
+
+def _read(client: Client, wanted: list[tuple[str, str]] | None, namespace: str | None) -> dict[str, dict[str, Any]]:
+    """The figures by uid. One that was named has to run; of all, those that do are shown."""
+    if wanted is not None:
+        found = [client.usage(name, namespace=space) for space, name in wanted]
+        return {each["uid"]: each for each in found}
+    figures = {}
+    for sandbox in client.list(namespace=namespace):
+        try:
+            each = client.usage(sandbox.metadata.name, namespace=sandbox.metadata.namespace)
+        except Refused:
+            continue
+        figures[each["uid"]] = each
+    return figures
+
+
+def _row(now: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
+    used = ""
+    if before is not None:
+        seconds = _parse(now["time"]) - _parse(before["time"])
+        used = f"{max(now['cpu']['usageSeconds'] - before['cpu']['usageSeconds'], 0) / seconds * 100:.1f}%" if seconds > 0 else ""
+    memory = now["memory"]
+    peak = output.render_bytes(memory["peakBytes"]) if memory["peakBytes"] is not None else ""
+    return now["namespace"], now["name"], used, output.render_bytes(memory["workingSetBytes"]), peak, str(now["pids"]["current"])
+
+
+def _parse(moment: str) -> float:
+    from datetime import datetime  # noqa: PLC0415 - only here
+
+    return datetime.fromisoformat(moment).timestamp()
+
+
+def _render_seconds(seconds: float) -> str:
+    minutes, rest = divmod(seconds, 60)
+    return f"{int(minutes)}:{rest:05.2f}"
