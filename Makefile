@@ -8,7 +8,7 @@ export PYTHONPATH := api:operator:nodeagent:client:.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
-TEST_PACKAGES := apache2-utils buildah docker-registry skopeo umoci
+TEST_PACKAGES := apache2-utils buildah docker-registry skopeo strace umoci
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
 .PHONY: help demo test test-vm check static format cluster bench clean packages test-packages vm-packages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import shutil
 import subprocess
@@ -13,24 +12,20 @@ import pytest
 
 from skerry_node.build import cache
 from skerry_node.image.store import Store
-from tests.harness import agents, build_once, builds
+from tests.harness import agents, build_once, builds, killpoints
 
-CALLS = (
-    "rename", "renameat", "renameat2", "unlink", "unlinkat", "mkdir", "mkdirat", "link", "linkat", "write", "pwrite64", "fsync", "fdatasync",
-    "ftruncate", "utimensat",
-)  # fmt: skip
-LEAST_POINTS = 80
+LEAST_POINTS = 100
 
 if shutil.which("strace") is None:
     pytest.skip("needs strace", allow_module_level=True)
 
 
-def run_once(directory, *, call="", number=0):
-    """A build in a process of its own, killed before its *call* of that *number*; the finished process."""
-    command = [sys.executable, "-m", "tests.harness.build_once", directory]
-    if call:  # strace counts each call of each thread by itself
-        command = ["strace", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}", *command]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=agents.python_environment())
+ENVIRONMENT = agents.python_environment()
+
+
+def command(directory):
+    """A build in a process of its own, all in one thread, because strace counts the calls of each by itself."""
+    return [sys.executable, "-m", "tests.harness.build_once", str(directory)]
 
 
 def look(directory):
@@ -52,27 +47,21 @@ def test_killed_before_every_call(tmp_path):
     origin = tmp_path / "origin"
     origin.mkdir()
     builds.make_bench(str(origin)).store.close()
-    whole = tmp_path / "whole"
+    whole, looked = tmp_path / "whole", tmp_path / "looked"
     shutil.copytree(origin, whole)
-    done = run_once(str(whole))
-    digest = done.stdout.strip()
+    digest = subprocess.run(command(whole), check=True, capture_output=True, text=True, env=ENVIRONMENT).stdout.strip()
     expected, strays = look(str(whole))
     assert (digest[:7], strays) == ("sha256:", set())
-    points = 0
-    for call in CALLS:
-        for number in itertools.count(1):
-            directory = str(tmp_path / "killed")
-            shutil.copytree(origin, directory)
-            code = run_once(directory, call=call, number=number).returncode
-            if code != 0:
-                assert code in {-9, 137}, (call, number)
-                points += 1
-                check_point(directory, expected, digest, where=f"{call} {number}")
-            shutil.rmtree(directory)
-            if code == 0:
-                break
-    print(f"killed at {points} points")
-    assert points >= LEAST_POINTS
+    shutil.copytree(origin, looked)
+    points, killed = killpoints.find(command(looked), below=str(looked), environment=ENVIRONMENT, log=str(tmp_path / "log")), 0
+    for number, point in enumerate(points):
+        directory = tmp_path / f"killed-{number}"
+        shutil.copytree(origin, directory)
+        killed += killpoints.run_killed(command(directory), point, environment=ENVIRONMENT)
+        check_point(str(directory), expected, digest, where=point)
+        shutil.rmtree(directory)
+    print(f"killed at {killed} of {len(points)} points")
+    assert killed == len(points) >= LEAST_POINTS
 
 
 def check_point(directory, expected, digest, *, where):
