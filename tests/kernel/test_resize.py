@@ -23,7 +23,7 @@ def node(tmp_path_factory):
     layout = images.busybox_layout(str(directory / "layout"))
     with standalone.running(str(directory), tag="kr", flags=("--shells=0",)) as agent:
         agent.client.import_image(layout)
-        with agent.sandbox("warm", "true"):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
+        with agent.sandbox("warm", "true", network={"mode": "None"}):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
             agent.wait_end("warm")
         yield agent
 

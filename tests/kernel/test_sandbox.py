@@ -84,7 +84,7 @@ def shared(tmp_path_factory):
     plain = images.busybox_layout(str(directory / "plain"))
     with standalone.running(str(directory), tag="k1", flags=("--shells=0",)) as agent:
         agent.client.import_image(plain)
-        with agent.sandbox("warm", "true"):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
+        with agent.sandbox("warm", "true", network={"mode": "None"}):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
             agent.wait_end("warm")
         yield agent
 
