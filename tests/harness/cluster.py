@@ -36,19 +36,21 @@ SYSTEM_NAMESPACE = "skerry-system"
 class Cluster:
     """One control plane, one operator, several agents. Each part can be killed and started by itself."""
 
-    def __init__(self, directory: str, plane: ControlPlane, *, agents: Sequence[Agent], operator_flags: Sequence[str]) -> None:
+    def __init__(
+        self, directory: str, plane: ControlPlane, *, agents: Sequence[Agent], operator_flags: Sequence[str], gateway_flags: Sequence[str]
+    ) -> None:
         self.directory = directory
         self.plane = plane
         self.agents = tuple(agents)
         self._operator_flags = tuple(operator_flags)
         self._operator: Process | None = None
-        self.gateway = Gateway(plane, directory, namespace=SYSTEM_NAMESPACE)
+        self.gateway = Gateway(plane, directory, namespace=SYSTEM_NAMESPACE, flags=gateway_flags)
         self.operator_log_path = os.path.join(directory, "operator.log")
 
     @classmethod
     def start(
         cls, directory: str, *, agents: int = 1, tag: str = "node", agent_flags: Sequence[str] = (), operator_flags: Sequence[str] = (),
-        fsync: bool = False, say: Callable[[str], None] = lambda _: None,
+        gateway_flags: Sequence[str] = (), fsync: bool = False, say: Callable[[str], None] = lambda _: None,
     ) -> Cluster:  # fmt: skip
         """Start everything, with a busybox image on each node, and wait until every node is registered.
 
@@ -58,7 +60,7 @@ class Cluster:
         plane = ControlPlane.start(os.path.join(directory, "plane"), fsync=fsync)
         places = [make_place(n, directory, tag=tag, count=agents, flags=agent_flags) for n in range(agents)]
         nodes = [Agent(place, kubeconfig=plane.kubeconfig, log_path=os.path.join(directory, f"agent-{place.node_name}.log")) for place in places]
-        cluster = cls(directory, plane, agents=nodes, operator_flags=operator_flags)
+        cluster = cls(directory, plane, agents=nodes, operator_flags=operator_flags, gateway_flags=gateway_flags)
         try:
             cluster._fill(say)
         except BaseException:
