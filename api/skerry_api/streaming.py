@@ -17,7 +17,7 @@ GROUP, VERSION = "stream.skerry.dev", "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 VERBS = {
     "exec": "create", "attach": "create", "cp": "create", "portforward": "create", "signal": "create",
-    "execs": "get", "logs": "get", "stats": "get",
+    "execs": "get", "logs": "get", "stats": "get", "top": "get",
 }  # fmt: skip
 """Which right each subresource asks for, whatever the HTTP method."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from skerry.imagecalls import ImageCalls
 
 if TYPE_CHECKING:
     from skerry.cluster import ClusterTransport
+    from skerry.handles import SandboxHandle
     from skerry.streaming import Stream
     from skerry_api.sandbox import Sandbox
 
@@ -260,6 +262,40 @@ class Client(ImageCalls, ClusterCalls):
     def open_port(self, name: str, port: int, *, namespace: str | None = None) -> Stream:
         """One TCP connection with *port* of the sandbox's loopback: channel 0 is data, 1 an error; each begins with the port's two bytes."""
         return self.transport.open_stream(self._target(name, namespace) + "/portforward", query=[("port", port)])
+
+    def sandbox(
+        self,
+        image: str,
+        command: Sequence[str] | None = None,
+        *,
+        name: str | None = None,
+        wait: bool = True,
+        timeout_seconds: float = 120.0,
+        **options: Any,
+    ) -> SandboxHandle:
+        """A new sandbox, running when *wait*; leave its `with` to remove it. Without *command* it waits for what `exec` brings.
+
+        *options* are env, labels, cpu, memory, pids, and spec for any other field. Raises NotStarted, and nothing is left then.
+        """
+        from skerry import handles  # noqa: PLC0415 - `skerry --help` needs none
+
+        made = name or f"sandbox-{secrets.token_hex(4)}"
+        manifest = handles.render_manifest(image, command or handles.FOREVER, name=made, **options)
+        metadata = self.create(manifest).metadata
+        handle = handles.SandboxHandle(self, name=metadata.name, namespace=metadata.namespace)
+        if wait:
+            try:
+                handle.wait_ready(timeout_seconds=timeout_seconds)
+            except BaseException:
+                handle.remove()
+                raise
+        return handle
+
+    def handle(self, name: str, *, namespace: str | None = None) -> SandboxHandle:
+        """The sandbox that has this name, whether it is there or not."""
+        from skerry import handles  # noqa: PLC0415 - as above
+
+        return handles.SandboxHandle(self, name=name, namespace=namespace or self.namespace)
 
     def _target(self, name: str, namespace: str | None) -> str:
         return f"/v1/sandboxes/{namespace or self.namespace}/{name}"
