@@ -14,7 +14,7 @@ from skerry_node.keeper import tree
 from skerry_node.kernel import loop, syscalls
 
 _READ_ONLY = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
-_STATIC_OPTIONS = ((b"index", b"off"), (b"metacopy", b"off"), (b"xino", b"off"))
+_STATIC_OPTIONS = ((b"index", b"off"), (b"metacopy", b"off"), (b"xino", b"off"), (b"redirect_dir", b"off"))
 _stage_numbers = itertools.count()
 
 
