@@ -78,6 +78,8 @@ class Stream:
                 return None
             raise AgentUnavailable("the stream broke off", hint="the program may still run: see what there is with skerry ps") from None
         except (OSError, _websocket().WebSocketException) as error:
+            if self.end is not None:  # our answer to the close came too late for the other end: nothing is missing
+                return None
             raise AgentUnavailable(f"the stream broke off: {error or type(error).__name__}") from error
         if not data or isinstance(data, str):
             return None

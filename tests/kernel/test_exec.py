@@ -318,6 +318,7 @@ def test_attach_follows_from_now_on_and_ends_with_the_program(node):
 def test_top_shows_the_processes_inside(node):
     """Pids inside and out, the user inside, the command; a name that would steer a terminal is spelled out by the command line."""
     name = node.client.start_exec("box", ["sh", "-c", "exec sleep 999"], user="alice")
+    _until(lambda: any(each["command"] == "sleep 999" for each in node.client.top("box")))
     found = {each["command"]: each for each in node.client.top("box")}
     assert found["sleep 1000"]["pidInside"] == 1
     assert found["sleep 999"]["user"] == 1000
