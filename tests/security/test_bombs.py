@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -82,7 +83,6 @@ BOMBS = [
     pytest.param(lambda: itertools.chain([zstandard.compress(member(b"a", size=8 << 30))], frames(100)), ZSTD, "grows beyond", id="10000 to 1, zstd"),
     pytest.param(lambda: zeros(64), GZIP, "grows beyond", id="1000 to 1, behind the end mark"),
     pytest.param(lambda: itertools.repeat(gzip.compress(b"", mtime=0) * 50_000, 60), GZIP, "empty gzip members", id="3 million empty gzip members"),
-    pytest.param(lambda: itertools.repeat(gzip.compress(b"x", mtime=0) * 50_000, 10), GZIP, "tar header", id="500,000 gzip members of a byte"),
     pytest.param(lambda: [sparse((1 << 63) - 1)], TAR, "bytes", id="sparse, 8 EiB"),
     pytest.param(lambda: [sparse(7 << 30) + sparse(7 << 30)], TAR, "in holes", id="sparse, 14 GiB in two"),
     pytest.param(lambda: names(510_000), TAR, "more than 500000 entries", id="entries without end"),
@@ -151,15 +151,15 @@ def test_a_bomb_ends_in_a_sentence(kept, pieces, media_type, sentence):
 
 UNBOUND = """
 import io, os, resource, sys
-from skerry_node.image import layer, sparse, tar, tree, unpacking
-for room in (sparse, tar, tree, unpacking):
+from skerry_node.image import headers, layer, sparse, tar, tree, unpacking
+for room in (headers, sparse, tar, tree, unpacking):
     for name in dir(room):
-        if name.startswith("MAX_") and isinstance(getattr(room, name), int):
-            setattr(room, name, 1 << 62)
+        if name.lstrip("_").startswith("MAX_") and isinstance(getattr(room, name), int):
+            setattr(room, name, 1 << 100)
 resource.setrlimit(resource.RLIMIT_DATA, (768 << 20, 768 << 20))
 resource.setrlimit(resource.RLIMIT_CPU, (4, 4))
 resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 30, 2 << 30))
-promise = layer.Promise(digest="sha256:0", size_bytes=1 << 62, diff_id="sha256:0", media_type=sys.argv[1])
+promise = layer.Promise(digest=sys.argv[3], size_bytes=int(sys.argv[4]), diff_id="sha256:0", media_type=sys.argv[1])
 try:
     layer.convert(open(0, "rb", buffering=0), promise, int(sys.argv[2]))
 except Exception as error:
@@ -169,17 +169,24 @@ except Exception as error:
 
 @pytest.mark.parametrize(("pieces", "media_type", "sentence"), BOMBS)
 def test_without_bounds_it_would_go_on(tmp_path, pieces, media_type, sentence):
-    """No sentence of ours ends it: what ends it is the time, memory and disk that this test gives, or its own end."""
+    """Its sentence does not come: what ends it is the time, memory and disk that this test gives, or its own end."""
+    is_endless = sentence == "longer than"
+    blob = pieces() if is_endless else list(pieces())
+    whole = hashlib.sha256()
+    for piece in () if is_endless else blob:
+        whole.update(piece)
+    size = 1 << 62 if is_endless else sum(map(len, blob))
     fd = os.open(tmp_path, os.O_RDWR | os.O_TMPFILE)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        [sys.executable, "-c", UNBOUND, media_type, str(fd)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-c", UNBOUND, media_type, str(fd), f"sha256:{whole.hexdigest()}", str(size)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         pass_fds=[fd], env=environment,
     ) as process:  # fmt: skip
         assert process.stdin is not None
-        feed(process.stdin.fileno(), pieces())
+        feed(process.stdin.fileno(), blob)
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
         said = process.stdout.read().decode()
     os.close(fd)
-    assert "InvalidLayer" not in said or "takes" in sentence, said
+    assert re.search(sentence, said) is None, said
