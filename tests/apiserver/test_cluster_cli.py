@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
+import signal
+import struct
 import subprocess
 import sys
+import termios
+import time
 
 import pytest
 
@@ -125,3 +132,60 @@ def test_what_is_refused_says_what_to_do(skerry):
         assert "kubectl config current-context" in skerry("ps", check=125, env={"KUBECONFIG": path}).stderr
     finally:
         os.unlink(path)
+
+
+def test_cp_goes_both_ways(skerry, tmp_path):
+    """A tree with a link, a mode and a hole goes in and comes back the same, through API server and gateway."""
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "data").write_bytes(os.urandom(3 << 20))
+    (tree / "inner" / "data").chmod(0o640)
+    (tree / "link").symlink_to("inner/data")
+    with (tree / "sparse").open("wb") as file:
+        file.truncate(64 << 20)
+        file.seek(32 << 20)
+        file.write(b"in the middle")
+    skerry("run", "-d", "--name", "box", "busybox", "sleep", "1000")
+    skerry("cp", str(tree), "box:/tmp/tree")
+    skerry("cp", "box:/tmp/tree", str(tmp_path / "back"))
+    done = subprocess.run(["diff", "-r", "--no-dereference", str(tree), str(tmp_path / "back")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert (tmp_path / "back" / "inner" / "data").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "back" / "sparse").stat().st_blocks * 512 < 8 << 20
+
+
+def test_a_terminal_through_the_api_server(skerry, cluster):
+    """Exec -it under a terminal: its size and a change of it arrive, Ctrl-C interrupts the program inside, the exit code is 37."""
+    skerry("run", "-d", "--name", "shell", "busybox", "sleep", "1000")
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
+    command = [sys.executable, "-m", "skerry", "exec", "-it", "shell", "sh"]
+    environment = {**python_environment(), "KUBECONFIG": cluster.plane.kubeconfig}
+    process = subprocess.Popen(command, env=environment, stdin=side, stdout=side, stderr=side, start_new_session=True)
+    try:
+        screen = bytearray()
+
+        def type_and_see(text, wanted):
+            os.write(main, text)
+            deadline = time.monotonic() + 30
+            while wanted not in screen:
+                assert time.monotonic() < deadline, bytes(screen)
+                if select.select([main], [], [], 0.5)[0]:
+                    screen.extend(os.read(main, 65536))
+            screen.clear()
+
+        type_and_see(b"stty size\r", b"31 97")
+        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+        process.send_signal(signal.SIGWINCH)
+        type_and_see(b"sleep 0.5; stty size\r", b"40 120")
+        type_and_see(b"sleep 1000; echo not-reached\r", b"sleep 1000")
+        time.sleep(0.5)
+        type_and_see(b"\x03", b"^C")
+        type_and_see(b"echo still-$((1+1))\r", b"still-2")
+        os.write(main, b"exit 37\r")
+        assert process.wait(30) == 37
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
+        os.close(side)
