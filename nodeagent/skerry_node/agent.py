@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 
 from skerry_node import (
-    act,
     backend,
     building,
     errors,
@@ -20,6 +19,7 @@ from skerry_node import (
     imaging,
     kubeapi,
     loop,
+    means,
     metrics,
     mounting,
     observe,
@@ -81,7 +81,7 @@ class Agent:
             read_node_credentials=lambda: imaging.read_docker_config(settings.docker_config),
             is_named=settings.manifests_dir is not None,
         )
-        self.hands = act.Hands(
+        self.hands = means.Hands(
             settings=settings, view=view, keeper=keeper, source=source, bridge_index=index, images=self.images,
             handles=handles.Handles(view.runtime_fd),
         )  # fmt: skip

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from skerry_api import sandbox as api
-from skerry_node import act, launching, lives, logfiles
+from skerry_node import act, launching, lives, logfiles, means
 from skerry_node.build import cache, engine, progress, running
 from skerry_node.build.errors import BuildError
 from skerry_node.cgroup import stats
@@ -70,7 +70,7 @@ class Builds:
     """Every build of this node. *poke* has the loop look at a uid: one that nobody wants is removed; *poke_all* at every sandbox."""
 
     def __init__(
-        self, *, hands: act.Hands, store: Store, guests: Guests, poke: Callable[[str], None], poke_all: Callable[[], None], directory: str
+        self, *, hands: means.Hands, store: Store, guests: Guests, poke: Callable[[str], None], poke_all: Callable[[], None], directory: str
     ) -> None:
         self._hands, self._store = hands, store
         self._poke_all = poke_all
@@ -120,7 +120,7 @@ class Builds:
 class Runner:
     """The agent's build.running.Runner."""
 
-    def __init__(self, *, hands: act.Hands, guests: Guests, poke: Callable[[str], None]) -> None:
+    def __init__(self, *, hands: means.Hands, guests: Guests, poke: Callable[[str], None]) -> None:
         self._hands, self._guests, self._poke = hands, guests, poke
         self._mounted: dict[str, str] = {}
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from skerry_api.sandbox import Sandbox
-from skerry_node import act
+from skerry_node import act, means
 from skerry_node.image import collecting
 from skerry_node.image.errors import ImageNotFound
 from skerry_node.image.integrity import Checks
@@ -26,7 +26,8 @@ class Housekeeping:
     """*wanted* gives the sandboxes of this node, live or stopped, None while they are not known; *poke* has all of them looked at."""
 
     def __init__(
-        self, hands: act.Hands, store: Store, limits: collecting.Limits, *, wanted: Callable[[], Sequence[Sandbox] | None], poke: Callable[[], None],
+        self, hands: means.Hands, store: Store, limits: collecting.Limits, *,
+        wanted: Callable[[], Sequence[Sandbox] | None], poke: Callable[[], None],
     ) -> None:  # fmt: skip
         self.checks = Checks(store, bytes_per_second=hands.settings.scrub_bytes_per_second, on_damage=self._on_damage)
         self._hands, self._store, self._limits = hands, store, limits

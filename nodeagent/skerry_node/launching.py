@@ -13,7 +13,7 @@ from skerry_node.keeper import client, confine, wire
 from skerry_node.network import ipam
 
 if TYPE_CHECKING:
-    from skerry_node.act import Hands
+    from skerry_node.means import Hands
 
 _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _MAX_HOSTNAME = 63

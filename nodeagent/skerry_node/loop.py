@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from skerry_api.node import PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import act, building, errors, imaging, inventory, metrics, mounting, observe, orphans, reconcile, report, shells
+from skerry_node import building, errors, imaging, inventory, means, metrics, mounting, observe, orphans, reconcile, report, shells, starting
 from skerry_node.build import cache
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
@@ -27,7 +27,7 @@ _LOG = logging.getLogger("skerry.loop")
 class Loop:
     """Reconciles every sandbox of this node until cancelled. Drains nothing when it ends: sandboxes do not notice."""
 
-    def __init__(self, *, hands: act.Hands, source: Source, store: Store, meters: metrics.Meters) -> None:
+    def __init__(self, *, hands: means.Hands, source: Source, store: Store, meters: metrics.Meters) -> None:
         self.hands = hands
         self.store = store
         self.wanted: dict[str, Sandbox] = {}
@@ -176,7 +176,7 @@ class Loop:
                 if outcome is None or not isinstance(outcome.observed.process, Running) or not mounting.has_projections(sandbox):
                     continue
                 try:
-                    await act.refresh_volumes(self.hands, sandbox)
+                    await starting.refresh_volumes(self.hands, sandbox)
                 except (errors.SourceUnavailable, VolumeFailed, OSError) as error:
                     _LOG.warning("volumes not refreshed uid=%s problem=%s", uid, error)
 

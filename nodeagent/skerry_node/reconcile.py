@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
-from skerry_node import act, errors, imaging, lives, model, observe, plan, report
+from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem
@@ -32,7 +32,7 @@ class Outcome:
     failures: int = 0
 
 
-async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbox | None, failures: int) -> Outcome:
+async def reconcile(hands: means.Hands, store: Store, uid: str, *, sandbox: Sandbox | None, failures: int) -> Outcome:
     """Bring *uid* to what *sandbox* says (None: to nothing). *failures* counts the passes in a row that failed before."""
     began = time.monotonic()
     desired = model.desire(sandbox, expires_objects=hands.source.expires_objects) if sandbox is not None else None
@@ -43,7 +43,7 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
         steps = plan.plan(desired, observed)
         if not steps:
             break
-        case = act.Case(uid=uid, sandbox=sandbox, observed=observed, image=image, began=began)
+        case = means.Case(uid=uid, sandbox=sandbox, observed=observed, image=image, began=began)
         failed = await _perform(hands, case, steps, done, failures)
         observed, image, waiting = _look(hands, store, uid, sandbox, desired)
         if failed is not None:
@@ -75,7 +75,7 @@ async def reconcile(hands: act.Hands, store: Store, uid: str, *, sandbox: Sandbo
 
 
 def _look(
-    hands: act.Hands, store: Store, uid: str, sandbox: Sandbox | None, desired: model.Desired | None
+    hands: means.Hands, store: Store, uid: str, sandbox: Sandbox | None, desired: model.Desired | None
 ) -> tuple[Observed, Image | None, Problem | None]:
     """What there is, with the image to start with; a problem when a start has to wait for one."""
     image = store.find(sandbox.spec.image) if sandbox is not None else None
@@ -90,7 +90,7 @@ def _look(
     return dataclasses.replace(observed, has_image=admission.image is not None), admission.image, admission.problem
 
 
-async def _perform(hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int) -> Problem | None:
+async def _perform(hands: means.Hands, case: means.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int) -> Problem | None:
     for step in steps:
         done.append(step)
         try:
@@ -112,12 +112,12 @@ async def _perform(hands: act.Hands, case: act.Case, steps: tuple[plan.Step, ...
     return None
 
 
-def _fail_start(hands: act.Hands, case: act.Case, *, reason: str, message: str, field: str, failures: int) -> Problem:
+def _fail_start(hands: means.Hands, case: means.Case, *, reason: str, message: str, field: str, failures: int) -> Problem:
     """A start came to nothing: what the manifest is at fault for is an end; our own trouble is tried again later."""
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     now, policy = _now(), case.sandbox.spec.restart_policy if case.sandbox is not None else RestartPolicy.NEVER
     if life.started_ns == 0:
-        act.remove_start(hands, case.uid)
+        starting.remove_start(hands, case.uid)
     if not field:
         held = _retry(failures)
         lives.write(hands.view.runtime_fd, case.uid, dataclasses.replace(life, not_before_seconds=held), name=case.name)
@@ -140,7 +140,7 @@ def _is_start(done: list[plan.Step]) -> bool:
 
 
 def _report(
-    hands: act.Hands,
+    hands: means.Hands,
     sandbox: Sandbox,
     desired: model.Desired,
     observed: Observed,

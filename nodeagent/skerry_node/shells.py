@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 
-from skerry_node import act, launching
+from skerry_node import launching, means
 from skerry_node.keeper import client, wire
 from skerry_node.rootfs import scratch
 
@@ -20,7 +20,7 @@ _LOG = logging.getLogger("skerry.shells")
 class Pool:
     """Keeps `settings.shells` shells parked in the keeper. The leases of shells are owned by `shell-<slot>`."""
 
-    def __init__(self, hands: act.Hands, *, is_busy: Callable[[], bool]) -> None:
+    def __init__(self, hands: means.Hands, *, is_busy: Callable[[], bool]) -> None:
         self._hands = hands
         self._is_busy = is_busy
         self._lock = asyncio.Lock()  # a shell on its way has half of what synchronise looks for
@@ -34,7 +34,7 @@ class Pool:
         hands, leases = self._hands, self._hands.view.leases
         parked = (await hands.keeper.state()).shells
         leased = {lease.slot for lease in leases.list() if lease.owner.startswith("shell-")}
-        whole = {slot for slot in parked.keys() & leased if leases.owner(slot) == act.shell_name(slot)}
+        whole = {slot for slot in parked.keys() & leased if leases.owner(slot) == means.shell_name(slot)}
         for slot in parked.keys() - whole:
             await hands.keeper.discard(slot)
         for slot in leased - whole:
@@ -42,7 +42,7 @@ class Pool:
         hands.dressed.clear()
         hands.shells.clear()
         hands.shells.update({slot: parked[slot] for slot in whole})
-        names = {act.shell_name(slot) for slot in whole}
+        names = {means.shell_name(slot) for slot in whole}
         for name in os.listdir(hands.view.scratch_fd):
             if name.startswith("shell-") and name not in names:
                 scratch.remove_writable(hands.settings.scratch_dir, name)
@@ -54,7 +54,7 @@ class Pool:
             if self._is_busy():
                 await asyncio.sleep(_BUSY_PAUSE_SECONDS)
             elif hands.spent:
-                scratch.remove_writable(hands.settings.scratch_dir, act.shell_name(hands.spent.pop()))
+                scratch.remove_writable(hands.settings.scratch_dir, means.shell_name(hands.spent.pop()))
             elif not hands.keeper.is_connected:
                 await asyncio.sleep(_IDLE_PAUSE_SECONDS)
             elif len(hands.shells) < hands.settings.shells:
@@ -94,15 +94,15 @@ class Pool:
             self._hands.favourite = None
             await asyncio.sleep(_FAILED_PAUSE_SECONDS)
             return
-        leases.hand_over(slot, _NEW, act.shell_name(slot))
+        leases.hand_over(slot, _NEW, means.shell_name(slot))
         self._hands.shells[slot] = layers
 
-    async def _prepare(self, slot: int) -> act.Layers | None:
+    async def _prepare(self, slot: int) -> means.Layers | None:
         """Park a shell in *slot*, with the root of the last start on: it is the likeliest to be wanted next. Returns its layers."""
         hands, dress = self._hands, None
         shell = launching.make_shell(hands, slot=slot, with_link=True)
         if hands.favourite is not None:
-            dress = wire.Dress(layers=hands.favourite, writable=act.shell_name(slot))
+            dress = wire.Dress(layers=hands.favourite, writable=means.shell_name(slot))
             scratch.ensure_writable(hands.settings.scratch_dir, dress.writable, owner=shell.id_base)
         await hands.keeper.prepare(shell, dress=dress)
         return dress.layers if dress is not None else None

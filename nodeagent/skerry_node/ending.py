@@ -1,0 +1,94 @@
+"""Steps of a program's pause and end: what it died of is written down before anything is taken away. Each can be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import signal
+import time
+
+from skerry_api.sandbox import TerminationReason
+from skerry_node import lives, means, observe, plan, report
+from skerry_node.cgroup import stats
+from skerry_node.keeper import client, records
+from skerry_node.means import Case, Hands
+from skerry_node.model import Life, Stopping
+
+
+async def begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
+    assert isinstance(step, plan.BeginStop)
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    life = dataclasses.replace(case.observed.life, stopping=Stopping(reason=step.reason.value, since_seconds=now))
+    means.write_life(hands, case, life)
+    number = case.image.config.stop_signal if case.image is not None else signal.SIGTERM
+    await hands.keeper.signal(case.uid, number)
+
+
+async def freeze(hands: Hands, case: Case, _: plan.Step) -> None:
+    try:
+        hands.view.groups.open(case.uid).freeze()
+    except KeyError as error:
+        raise OSError(errno.ENOTSUP, "this node cannot pause: it has no freezer; mount the version 1 hierarchy, or cgroup2") from error
+
+
+async def thaw(hands: Hands, case: Case, _: plan.Step) -> None:
+    hands.view.groups.open(case.uid).thaw()
+
+
+async def kill_process(hands: Hands, case: Case, _: plan.Step) -> None:
+    with contextlib.suppress(client.KeeperLost):
+        await hands.keeper.signal(case.uid, signal.SIGKILL)
+    hands.view.groups.open(case.uid).kill()
+
+
+async def resolve_end(hands: Hands, case: Case, _: plan.Step) -> None:
+    """The keeper tells of every end that it sees. What it does not know of ended between two keepers."""
+    state = await hands.keeper.state()
+    if case.uid in state.children:
+        return
+    record = records.read_process(hands.view.runtime_fd, case.uid)
+    if record is None or records.has_exit(hands.view.runtime_fd, case.uid, attempt=record.attempt):
+        return
+    status = hands.handles.read_end(case.uid, record)
+    records.write_exit(hands.view.runtime_fd, case.uid, attempt=record.attempt, status=status)
+
+
+async def record_end(hands: Hands, case: Case, _: plan.Step) -> None:
+    life = lives.read(hands.view.runtime_fd, case.uid) or Life()
+    end = records.read_exit(hands.view.runtime_fd, case.uid)
+    if end is None or end.attempt != life.attempt:
+        return
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    record = records.read_process(hands.view.runtime_fd, case.uid)
+    ran = now - record.start_ticks / observe.TICKS_PER_SECOND if record is not None else 0.0
+    limits = case.observed.limits
+    termination = report.classify(
+        end.status,
+        life=life,
+        counted=_count(hands, case.uid),
+        finished_ns=end.finished_ns,
+        limit_bytes=limits.memory_bytes if limits is not None else None,
+    )
+    stopped = life.stopping is not None and life.stopping.reason == TerminationReason.STOPPED
+    ended = dataclasses.replace(
+        life, attempt=life.attempt + 1, termination=termination, stopping=None, is_at_rest=stopped, finished_seconds=now,
+    )  # fmt: skip
+    restarts = case.sandbox is not None and not stopped and plan.should_restart(case.sandbox.spec.restart_policy, ended)
+    if restarts:
+        held = plan.backoff_seconds(life.restarts, ran_seconds=ran)
+        ended = dataclasses.replace(ended, restarts=life.restarts + 1, not_before_seconds=now + held)
+    means.write_life(hands, case, ended)
+    hands.handles.release(case.uid)
+
+
+def _count(hands: Hands, uid: str) -> report.Counted:
+    try:
+        counted = stats.read_stats(hands.view.groups.open(uid))
+    except OSError:  # the cgroup vanished: what it counted is lost, the end is not
+        return report.Counted()
+    return report.Counted(oom_kills=counted.oom_kills, peak_memory_bytes=counted.memory_peak_bytes)
+
+
+async def mark_at_rest(hands: Hands, case: Case, _: plan.Step) -> None:
+    means.write_life(hands, case, dataclasses.replace(case.observed.life, is_at_rest=True, not_before_seconds=0.0))

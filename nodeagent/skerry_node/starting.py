@@ -1,0 +1,115 @@
+"""Steps towards a running program. Each can be repeated."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+
+from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_node import launching, lives, means, mounting, plan, report
+from skerry_node.means import Case, Hands, Layers, shell_name
+from skerry_node.model import Life
+from skerry_node.rootfs import scratch
+
+_LOG = logging.getLogger("skerry.act")
+
+
+async def ensure_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(case.uid, 0o700, dir_fd=hands.view.runtime_fd)
+    status = case.sandbox.status if case.sandbox is not None else None
+    life = lives.from_status(status, now_iso=report.render_time(time.time_ns())) if status is not None else Life()
+    means.write_life(hands, case, life)
+
+
+async def acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:
+    leases = hands.view.leases
+    wants_bridge = case.sandbox is not None and case.sandbox.spec.network.mode is NetworkMode.BRIDGE
+    if not wants_bridge or not hands.shells:
+        leases.acquire(case.uid)
+        return
+    wanted = _wanted_root(case)
+    slot = next((slot for slot, layers in hands.shells.items() if layers == wanted), None) or next(iter(hands.shells))
+    layers = hands.shells.pop(slot)
+    leases.hand_over(slot, shell_name(slot), case.uid)
+    if layers is not None and layers == wanted:
+        scratch.hand_over_writable(hands.view.scratch_fd, shell_name(slot), case.uid)
+        hands.dressed.add(case.uid)
+    elif layers is not None:
+        hands.spent.append(slot)
+
+
+def _wanted_root(case: Case) -> Layers | None:
+    """The root that a shell can have on for this sandbox; None when it needs one of its own."""
+    if case.sandbox is None or case.image is None or case.sandbox.spec.security.read_only_root_filesystem:
+        return None
+    return launching.root_layers(case.image)
+
+
+async def ensure_cgroup(hands: Hands, case: Case, step: plan.Step) -> None:
+    assert isinstance(step, plan.EnsureCgroup)
+    hands.view.groups.open(case.uid).ensure(step.limits)
+
+
+async def write_limits(hands: Hands, case: Case, step: plan.Step) -> None:
+    assert isinstance(step, plan.WriteLimits)
+    hands.view.groups.open(case.uid).write_limits(step.limits)
+
+
+async def ensure_writable(hands: Hands, case: Case, _: plan.Step) -> None:
+    if case.uid in hands.dressed:
+        return
+    scratch.ensure_writable(hands.settings.scratch_dir, case.uid, owner=means.find_owner(hands, case.uid))
+
+
+async def ensure_volumes(hands: Hands, case: Case, _: plan.Step) -> None:
+    assert case.sandbox is not None
+    where = mounting.make_places(hands.settings)
+    await mounting.ensure(where, hands.source, case.sandbox, owner=means.find_owner(hands, case.uid))
+
+
+async def refresh_volumes(hands: Hands, sandbox: Sandbox) -> None:
+    """Bring changed objects of the cluster into the volumes of a living sandbox. Raises VolumeFailed, SourceUnavailable, OSError."""
+    where = mounting.make_places(hands.settings)
+    await mounting.refresh(where, hands.source, sandbox, owner=means.find_owner(hands, sandbox.metadata.uid))
+
+
+async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
+    assert case.sandbox is not None
+    assert case.image is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is None:
+        raise FileNotFoundError(f"the lease of {case.uid} vanished")
+    if hands.checks is not None:
+        await hands.checks.ensure(case.image)
+    life = lives.read(hands.view.runtime_fd, case.uid) or Life()
+    is_dressed = case.uid in hands.dressed
+    hands.dressed.discard(case.uid)
+    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
+    with mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds:
+        started = await hands.keeper.launch(order, volume_fds=volume_fds)
+    hands.favourite = _wanted_root(case) or hands.favourite
+    hands.handles.hold(case.uid)
+    kind, seconds = "Warm" if started.warm else "Cold", time.monotonic() - case.began
+    _LOG.info("launched uid=%s type=%s keeper_seconds=%.5f seconds=%.5f", case.uid, kind, started.seconds, seconds)
+    means.write_life(
+        hands,
+        case,
+        dataclasses.replace(
+            life,
+            started_ns=time.time_ns(),
+            start_milliseconds=round((time.monotonic() - case.began) * 1000),
+            is_warm=started.warm,
+            is_at_rest=False,
+            stopping=None,
+        ),
+    )
+
+
+def remove_start(hands: Hands, uid: str) -> None:
+    """Remove the writable layer of a start that came to nothing."""
+    hands.dressed.discard(uid)
+    scratch.remove_writable(hands.settings.scratch_dir, uid)
