@@ -16,7 +16,7 @@ def main() -> None:
 
 
 def run(argv: list[str]) -> int:
-    """The exit code of one command: the program's, 125 for our own failure, 2 for wrong usage."""
+    """The exit code of one command: the program's, 127 and 126 when it is not there or cannot be run, 125 for our own failure, 2 for wrong usage."""
     called = os.path.basename(argv[0]) if argv else "skerry"
     name = "kubectl skerry" if called == "kubectl-skerry" else "skerry"
     try:
@@ -26,9 +26,11 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except Refused as error:
-        hint = error.hint or {404: "see what there is: skerry ps -a", 409: "see it: skerry ps -a"}.get(error.status, "")
+        general = {404: "see what there is: skerry ps -a", 409: "see it: skerry ps -a"}.get(error.status, "")
+        # A refusal that names a command has said the next step.
+        hint = (error.hint or general) if "skerry " not in str(error) else error.hint
         output.print_error(str(error), hint=hint)
-        return running.FAILED
+        return running.UNABLE.get(error.reason, running.FAILED)
     except SkerryError as error:
         output.print_error(str(error), hint=error.hint)
         return running.FAILED

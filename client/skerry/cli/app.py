@@ -22,14 +22,17 @@ from skerry.cli import (
     nodes,
     options,
     running,
+    words,
 )
 
-_EPILOG = """Exit codes: the program's own for `run`; 125 when Skerry itself failed; 2 for wrong usage.
+_EPILOG = """Exit codes: the program's own for `run` and `exec`; 127 when it is not there, 126 when it cannot be run; 125 when Skerry
+itself failed; 2 for wrong usage.
 
 Environment: KUBECONFIG, SKERRY_SOCKET, SKERRY_NAMESPACE, NO_COLOR."""
 
 app = typer.Typer(
     name="skerry",
+    cls=words.Commands,
     help="Lightweight sandboxes: isolated processes that start within milliseconds.",
     epilog=_EPILOG,
     no_args_is_help=True,
@@ -65,12 +68,12 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("version", looking.version),
 )
 # What stands behind the image is the program's, options too.
-app.command("run", epilog=examples.render("run"), context_settings={"allow_interspersed_args": False})(running.run)
-app.command("exec", epilog=examples.render("exec"), context_settings={"allow_interspersed_args": False})(executing.execute)
+app.command("run", cls=words.Command, epilog=examples.render("run"), context_settings={"allow_interspersed_args": False})(running.run)
+app.command("exec", cls=words.Command, epilog=examples.render("exec"), context_settings={"allow_interspersed_args": False})(executing.execute)
 for name, command in _COMMANDS:
-    app.command(name, epilog=examples.render(name))(command)
+    app.command(name, cls=words.Command, epilog=examples.render(name))(command)
 for name, command in carrying.COMMANDS:
-    images.app.command(name, epilog=examples.render(f"image {name}"))(command)
+    images.app.command(name, cls=words.Command, epilog=examples.render(f"image {name}"))(command)
 app.add_typer(images.app, name="image")
 app.add_typer(nodes.app, name="node")
 
@@ -80,7 +83,7 @@ for registered in (*app.registered_commands, *images.app.registered_commands, *n
     registered.callback = options.with_place(registered.callback)
 
 
-app.command("completion", epilog=examples.render("completion"))(happening.completion)
+app.command("completion", cls=words.Command, epilog=examples.render("completion"))(happening.completion)
 
 
 @app.callback()
@@ -97,7 +100,7 @@ def everywhere(
     values = {"socket": socket, "namespace": namespace, "kubeconfig": kubeconfig, "context": kube_context, "local": local}
     given = {key: value for key, value in values.items() if value}
     inner = {name: _each_of(group, given) for name, group in (("image", images.app), ("node", nodes.app))}
-    context.default_map = {**_each_of(app, given), **inner}
+    context.default_map = {**_each_of(app, given), **inner, **dict.fromkeys(words.ALIASES, given)}
 
 
 def _each_of(group: typer.Typer, given: Mapping[str, object]) -> dict[str, object]:

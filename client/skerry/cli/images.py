@@ -8,21 +8,24 @@ from typing import Annotated
 
 import typer
 
-from skerry.cli import examples, options, output, pulling, running
+from skerry.cli import examples, options, output, pulling, running, words
 from skerry.errors import Refused, SkerryError
 
 app = typer.Typer(help="Images on this node.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command("import", epilog=examples.render("image import"))
+@app.command("import", cls=words.Command, epilog=examples.render("image import"))
 def import_(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="An OCI layout, a directory or a tar, or a docker-archive.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="OCI layout (directory or tar), or a docker-archive.")],
     reference: Annotated[str | None, typer.Argument(metavar="[REFERENCE]", help="Its name here; default: those that they carry.")] = None,
     socket: options.Socket = None,
 ) -> None:
-    """Import images from an OCI layout or a docker-archive into the node's store; every digest is verified."""
+    """Import images from an OCI layout or a docker-archive.
+
+    They go into the node's store; every digest is verified.
+    """
     if not os.path.exists(path):
-        raise SkerryError(f"{path}: no such file or directory")
+        raise SkerryError(f"{path}: no such file or directory", hint="an image of a registry is fetched: skerry image pull REFERENCE")
     if sys.stderr.isatty():
         print(f"importing {path} ...", file=sys.stderr)
     found = options.connect(socket, None).import_image(path, reference=reference)
@@ -30,10 +33,10 @@ def import_(
         print(f"{image['reference']}   {image['digest']}")
 
 
-app.command("pull", epilog=examples.render("image pull"))(pulling.pull)
+app.command("pull", cls=words.Command, epilog=examples.render("image pull"))(pulling.pull)
 
 
-@app.command("ls", epilog=examples.render("image ls"))
+@app.command("ls", cls=words.Command, epilog=examples.render("image ls"))
 def ls(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only references.")] = False,
     form: Annotated[output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)] = output.Format.TABLE,
@@ -61,12 +64,15 @@ def ls(
         output.print_table(("REFERENCE", "DIGEST", "LAYERS", "SIZE", "AGE"), rows)
 
 
-@app.command("rm", epilog=examples.render("image rm"))
+@app.command("rm", cls=words.Command, epilog=examples.render("image rm"))
 def rm(
     references: Annotated[list[str], typer.Argument(metavar="REFERENCE...", help="As in `skerry image ls`.")],
     socket: options.Socket = None,
 ) -> None:
-    """Remove images from the node's store; layers that no other image uses go with them."""
+    """Remove images from the node's store.
+
+    Layers that no other image uses go with them.
+    """
     client = options.connect(socket, None)
     is_failed = False
     for reference in references:

@@ -153,7 +153,8 @@ def each(names: list[str], namespace: str | None, act: Callable[[str, str], None
         try:
             act(*options.split(name, namespace))
         except Refused as error:
-            output.print_error(f"{name}: {error}")
+            hint = error.hint or ("see what there is: skerry ps -a" if error.status == 404 else "")
+            output.print_error(f"{name}: {error}", hint=hint)
             is_failed = True
         else:
             print(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import filters, options, output, running
+from skerry.cli import filters, formats, options, output, running
 
 if TYPE_CHECKING:
     from skerry.client import Client
@@ -18,23 +18,34 @@ if TYPE_CHECKING:
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def ps(
+def ps(  # noqa: PLR0913, PLR0917 - one parameter per option
     everything: Annotated[bool, typer.Option("--all", "-a", help="Show those that have ended, too.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only names.")] = False,
     all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of every namespace.")] = False,
     filter_: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="KEY=VALUE", help="Only those with this name, label, status, image or node.")
+        list[str] | None, typer.Option("--filter", "-f", metavar="KEY=VALUE", help="Only those with this name, label, status, image or node.")
+    ] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", metavar="TEMPLATE", help="Docker's: '{{.Names}} {{.Status}}', 'table {{.ID}}\\t{{.Image}}', json.")
     ] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on with a line for each change.")] = False,
     form: Annotated[output.Format, typer.Option("--output", "-o", help="How to print.", show_default=False)] = output.Format.TABLE,
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
-    """List sandboxes: of one namespace, or of all where this machine's agent is asked and -n is not given."""
+    """List sandboxes.
+
+    In a cluster those of one namespace; of this machine's agent those of all, unless -n is given.
+    """
     try:
         wanted = filters.parse(filter_ or ())
     except filters.BadFilterError as error:
         raise typer.BadParameter(str(error), param_hint="--filter") from error
+    if format_ is not None:
+        try:
+            formats.check(format_)
+        except formats.BadFormatError as error:
+            raise typer.BadParameter(str(error), param_hint="--format") from error
     client = options.connect(socket, namespace)
     is_everywhere = all_namespaces or (namespace is None and not options.is_cluster(socket))
     space = None if is_everywhere else client.namespace
@@ -42,7 +53,10 @@ def ps(
         _watch(client, space, wanted)
         return
     found = tuple(each for each in client.list(namespace=space) if filters.matches(each, wanted) and (everything or not _has_ended(each)))
-    if quiet or form is output.Format.NAME:
+    if format_ is not None:
+        for line in formats.render(format_, found):
+            print(line)
+    elif quiet or form is output.Format.NAME:
         for sandbox in found:
             print(_short_name(sandbox, client.namespace) if quiet else f"sandbox.skerry.dev/{sandbox.metadata.name}")
     elif form in {output.Format.JSON, output.Format.YAML}:
@@ -60,7 +74,7 @@ def logs(
     tail: Annotated[str, typer.Option("--tail", metavar="LINES", help="The last so many lines, or all.")] = "all",
     since: Annotated[str | None, typer.Option("--since", metavar="TIME", help="From then on: 10m, 2h, 2026-01-31T12:00:00Z.")] = None,
     timestamps: Annotated[bool, typer.Option("--timestamps", "-t", help="Begin lines with their time.")] = False,
-    stream: Annotated[str, typer.Option("--stream", help="stdout, stderr or both.")] = "both",
+    stream: Annotated[str, typer.Option("--stream", metavar="STREAM", help="stdout, stderr or both.")] = "both",
     namespace: options.Namespace = None,
     socket: options.Socket = None,
 ) -> None:
@@ -144,10 +158,15 @@ def version(
 
 
 def parse_since(text: str, *, now: datetime) -> str:
-    """RFC 3339 for 30s, 10m, 2h, 3d before *now*; other texts are the agent's to judge."""
+    """RFC 3339 for 30s, 10m, 2h, 3d before *now*; a time or unix seconds as they are. Raises typer.BadParameter."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
         then = now - timedelta(**{_UNITS[match[2]]: float(match[1])})
         return then.isoformat()
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        if not re.fullmatch(r"\d+(?:\.\d+)?", text):
+            raise typer.BadParameter(f"{text} is no time: write it as 10m, 2h or 2026-01-31T12:00:00Z", param_hint="--since") from None
     return text
 
 
@@ -212,7 +231,7 @@ def _reason(sandbox: Sandbox) -> str:
 def _has_ended(sandbox: Sandbox) -> bool:
     """Whether the program has run and does not now; what waits for its start or its next one is not over."""
     ready = running.find_ready(sandbox)
-    if ready is None or ready.status == "True" or ready.reason == "BackOff" or sandbox.metadata.deletion_timestamp:
+    if ready is None or ready.status == "True" or ready.reason in {"BackOff", "Paused"} or sandbox.metadata.deletion_timestamp:
         return False
     return sandbox.status.termination is not None or ready.reason == "Stopped"
 

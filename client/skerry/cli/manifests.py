@@ -10,7 +10,7 @@ from typing import Any
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
-RESTART_POLICIES = {"no": "Never", "on-failure": "OnFailure", "always": "Always"}
+RESTART_POLICIES = {"no": "Never", "on-failure": "OnFailure", "always": "Always", "unless-stopped": "Always"}
 PULL_POLICIES = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 NETWORKS = {"bridge": "Bridge", "none": "None", "host": "Host"}
 _LEFTOVER_SECONDS = 600

@@ -36,7 +36,9 @@ def stats(
         now = _read(client, wanted, namespace)
         if sys.stdout.isatty() and not no_stream:
             print("\x1b[H\x1b[2J", end="")
-        output.print_table(("NAMESPACE", "NAME", "CPU", "MEMORY", "PEAK", "PIDS"), [_row(each, before.get(uid)) for uid, each in now.items()])
+        rows = [_row(each, before.get(uid)) for uid, each in now.items()]
+        skipped = 0 if any(row[0] != client.namespace for row in rows) else 1  # as in ps: one namespace needs no column
+        output.print_table(("NAMESPACE", "NAME", "CPU", "MEMORY", "PEAK", "PIDS")[skipped:], [row[skipped:] for row in rows])
         if no_stream:
             return
         before = now

@@ -69,11 +69,16 @@ def print_piece(stream: str, data: bytes) -> bool:
 
 
 def print_error(message: str, *, hint: str = "") -> None:
-    """One line for what went wrong, one for what to do."""
+    """One line for what went wrong, one for what to do, unless the first ends with it."""
     label = paint("error:", "red") if _has_colours(sys.stderr) else "error:"
     print(f"{label} {plain(message)}", file=sys.stderr)
-    if hint:
+    if hint and not message.endswith(hint):
         print(f"  {hint}", file=sys.stderr)
+
+
+def print_note(message: str) -> None:
+    """One line about what is waited for, beside the program's output."""
+    print(plain(message), file=sys.stderr)
 
 
 def paint(text: str, colour: str) -> str:

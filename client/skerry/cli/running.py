@@ -22,13 +22,15 @@ if TYPE_CHECKING:
 
 FAILED = 125
 """Our own failure, as docker has it; everything else is the program's."""
+UNABLE = {"CommandNotFound": 127, "CannotRunCommand": 126}
+"""Exit codes of shells, and docker's, for a program that is not there or cannot be run."""
 _RECONNECT_SECONDS = 30.0
 _START_SECONDS = 60.0
 _PATIENCE_SECONDS = 2.0
 
 
 def run(  # noqa: PLR0913, PLR0917 - one parameter per option
-    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image, as in `skerry image ls`.")],
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image; pulled when it is not in the store.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the name and leave it running.")] = False,
     rm: Annotated[bool, typer.Option("--rm", help="Remove the sandbox when it has ended.")] = False,
@@ -36,18 +38,18 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         list[str] | None,
         typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Set a variable; without a value, pass it on."),
     ] = None,
-    name: Annotated[str | None, typer.Option("--name", help="A name; made up when left out.")] = None,
+    name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name; made up when left out.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit: 64m, 1g, 256Mi.")] = None,
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
-    pids_limit: Annotated[int | None, typer.Option("--pids-limit", min=1, help="Processes and threads at most.")] = None,
+    pids_limit: Annotated[int | None, typer.Option("--pids-limit", metavar="N", min=1, help="Processes and threads at most.")] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="MODE", help="bridge, none or host.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID]", help="Whom to run as.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
-    hostname: Annotated[str | None, typer.Option("--hostname", help="Host name inside; default: the name.")] = None,
-    restart: Annotated[str | None, typer.Option("--restart", metavar="POLICY", help="no, on-failure, always.")] = None,
+    hostname: Annotated[str | None, typer.Option("--hostname", metavar="NAME", help="Host name inside; default: the name.")] = None,
+    restart: Annotated[str | None, typer.Option("--restart", metavar="POLICY", help="no, on-failure, always, unless-stopped (the same).")] = None,
     pull: Annotated[str | None, typer.Option("--pull", metavar="POLICY", help="always, missing (default), never.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root filesystem read-only.")] = False,
-    entrypoint: Annotated[str | None, typer.Option("--entrypoint", help="Replace the image's entry point.")] = None,
+    entrypoint: Annotated[str | None, typer.Option("--entrypoint", metavar="PROGRAM", help="Replace the image's entry point.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", "-l", metavar="NAME=VALUE", help="A label.")] = None,
     namespace: options.Namespace = None,
     socket: options.Socket = None,
@@ -83,16 +85,18 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     except manifests.BadOptionError as error:
         raise typer.BadParameter(str(error), param_hint=error.option) from error
     sandbox = client.create(manifest)
-    code = _start_detached(client, sandbox) if detach else _run_in_foreground(client, sandbox, is_removed=rm)
+    code = _start_detached(client, sandbox, is_removed=rm) if detach else _run_in_foreground(client, sandbox, is_removed=rm)
     raise typer.Exit(code)
 
 
-def _start_detached(client: Client, sandbox: Sandbox) -> int:
+def _start_detached(client: Client, sandbox: Sandbox, *, is_removed: bool) -> int:
     name = sandbox.metadata.name
     try:
         started = client.wait(name, condition="Ready", timeout_seconds=_START_SECONDS)
     except Refused as error:
-        if error.reason not in {"Timeout", "Gone"}:
+        # One that --rm removes may have come and gone before it is asked for.
+        has_gone = error.reason == "Gone" or (is_removed and error.status == 404)
+        if error.reason != "Timeout" and not has_gone:
             raise
         if error.reason == "Timeout":
             output.print_error(f"{name} has not started yet", hint=f"look at it: skerry inspect {name}")
@@ -152,7 +156,7 @@ def _give_up(client: Client, name: str, problem: str) -> int:
     with contextlib.suppress(SkerryError):
         client.delete(name)
     output.print_error(f"{name} could not be started: {problem}", hint="nothing is left of it: mend this and run it again")
-    return FAILED
+    return UNABLE.get(problem.partition(":")[0], FAILED)
 
 
 def _await_start(client: Client, name: str) -> None:
@@ -169,7 +173,10 @@ def _await_start(client: Client, name: str) -> None:
                 if found.status.started_at is not None:
                     return
                 problem = find_problem(found)
-                if problem not in {None, told}:
+                if problem is not None and problem.startswith("Pulling: ") and problem != told:
+                    output.print_note(f"{name}: {problem.removeprefix('Pulling: ')} ...")
+                    told = problem
+                elif problem not in {None, told}:
                     output.print_error(f"{name} has not started yet: {problem}", hint="it is tried again; Ctrl-C ends it")
                     told = problem
                 continue

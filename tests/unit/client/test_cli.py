@@ -35,10 +35,10 @@ def test_run_rm_leaves_nothing(skerry, agent):
 
 
 def test_what_cannot_start_says_why_and_leaves_nothing(skerry):
-    """125, the reason with the field, and the name is free again."""
+    """127 as in docker, the reason with the field, and the name is free again."""
     for mode in ((), ("-d",)):
         code, out, err = skerry("run", *mode, "--name", "a", "busybox:latest", "missing")
-        assert (code, out) == (125, "")
+        assert (code, out) == (127, "")
         assert "CommandNotFound: spec.command" in err
         skerry("wait", "--for", "deleted", "a")
     assert skerry("ps", "-aq")[1] == ""
@@ -94,8 +94,8 @@ def test_logs_options(skerry):
     assert (code, out.split()[1], out.split()[0][-1]) == (0, "hello", "Z")
     assert skerry("logs", "--tail", "x", "a")[0] == 2
     code, _, err = skerry("logs", "--since", "noon", "a")
-    assert code == 125
-    assert "since" in err
+    assert code == 2
+    assert "--since" in err
 
 
 def test_binary_output_is_not_touched(skerry):

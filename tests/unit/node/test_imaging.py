@@ -134,7 +134,7 @@ async def test_always_asks_before_each_start(kept):
         pytest.param("{host}/team/app:1", ("wrong",), "answers 401: UNAUTHORIZED: authentication required", id="wrong secret"),
         pytest.param("{host}/team/app:1", ("gone",), r"secret default/gone does not exist, or is not of type", id="missing secret"),
         pytest.param("{host}/team/app:1", ("broken",), r"secret default/broken is no Docker config", id="broken secret"),
-        pytest.param("127.0.0.1:1/team/app:1", (), "127.0.0.1:1 does not answer", id="dead registry"),
+        pytest.param("127.0.0.1:1/team/app:1", (), "127.0.0.1:1 does not answer: Connect call failed", id="dead registry"),
     ],
 )
 async def test_a_failure_says_why(kept, image, secrets, says):

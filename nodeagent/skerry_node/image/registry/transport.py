@@ -163,4 +163,6 @@ def _broken(url: URL, error: BaseException) -> RegistryUnavailable:
         return RegistryUnavailable(f"{url.authority} is not trusted: {quote(str(error))}; give its authority as ca in --registry-config")
     if isinstance(error, TimeoutError):
         return RegistryUnavailable(f"{url.authority} does not answer in time")
+    if isinstance(error, aiohttp.ClientConnectorError):  # its own text shows an object of ours
+        return RegistryUnavailable(f"{url.authority} does not answer: {quote(error.os_error.strerror or str(error.os_error))}")
     return RegistryUnavailable(f"{url.authority} does not answer: {quote(str(error) or type(error).__name__)}")
