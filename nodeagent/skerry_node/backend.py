@@ -12,9 +12,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, entering, fetching, inventory, processes, report
+from skerry_node import act, entering, fetching, inventory, processes, report, usage
 from skerry_node.build import cache
-from skerry_node.cgroup import stats
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
 from skerry_node.image.store import Image as StoredImage
@@ -157,19 +156,13 @@ class Backend:
         outcome = self._agent.loop.outcomes.get(sandbox.metadata.uid)
         if outcome is None or not isinstance(outcome.observed.process, Running):
             return None
+        hands, slot = self._agent.hands, outcome.observed.slot
+        link = hands.view.leases.veth_name(slot) if slot is not None else None
         try:
-            read = stats.read_stats(self._agent.hands.view.groups.open(sandbox.metadata.uid))
+            read = usage.read_usage(hands.view.groups.open(sandbox.metadata.uid), link)
         except OSError:
             return None
-        return {
-            "time": report.render_time(time.time_ns()),
-            "cpu": {"usageSeconds": read.cpu_seconds, "throttledSeconds": read.throttled_seconds},
-            "memory": {
-                "usageBytes": read.memory_bytes, "workingSetBytes": read.memory_working_set_bytes, "peakBytes": read.memory_peak_bytes,
-                "oomKills": read.oom_kills,
-            },
-            "pids": {"current": read.pids, "refused": read.pids_refused},
-        }  # fmt: skip
+        return {"time": report.render_time(time.time_ns()), **read}
 
     def log_directory(self, sandbox: Sandbox) -> str:
         """Where the sandbox's output is."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from skerry.client import Client
 
 _SECOND = 1.0
+_HEADER = ("NAMESPACE", "NAME", "CPU", "THROTTLED", "MEMORY / LIMIT", "CACHE", "PEAK", "PIDS", "NET IN / OUT", "DROPS", "IO READ / WRITE")
 
 
 def stats(
@@ -38,7 +39,7 @@ def stats(
             print("\x1b[H\x1b[2J", end="")
         rows = [_row(each, before.get(uid)) for uid, each in now.items()]
         skipped = 0 if any(row[0] != client.namespace for row in rows) else 1  # as in ps: one namespace needs no column
-        output.print_table(("NAMESPACE", "NAME", "CPU", "MEMORY", "PEAK", "PIDS")[skipped:], [row[skipped:] for row in rows])
+        output.print_table(_HEADER[skipped:], [row[skipped:] for row in rows])
         if no_stream:
             return
         before = now
@@ -93,13 +94,32 @@ def _read(client: Client, wanted: list[tuple[str, str]] | None, namespace: str |
 
 
 def _row(now: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
-    used = ""
-    if before is not None:
-        seconds = _parse(now["time"]) - _parse(before["time"])
-        used = f"{max(now['cpu']['usageSeconds'] - before['cpu']['usageSeconds'], 0) / seconds * 100:.1f}%" if seconds > 0 else ""
-    memory = now["memory"]
-    peak = output.render_bytes(memory["peakBytes"]) if memory["peakBytes"] is not None else ""
-    return now["namespace"], now["name"], used, output.render_bytes(memory["workingSetBytes"]), peak, str(now["pids"]["current"])
+    """One line of the table; what the agent does not count is empty."""
+    memory, network, io = now["memory"], now.get("network"), now.get("io")
+    return (
+        now["namespace"], now["name"], _share(now, before, "usageSeconds"), _share(now, before, "throttledSeconds"),
+        _pair(memory["workingSetBytes"], memory.get("limitBytes")), _bytes(memory.get("cacheBytes")), _bytes(memory["peakBytes"]),
+        str(now["pids"]["current"]),
+        _pair(network["receivedBytes"], network["sentBytes"]) if network else "",
+        str(network["receivedDropped"] + network["sentDropped"]) if network else "",
+        _pair(io["readBytes"], io["writeBytes"]) if io else "",
+    )  # fmt: skip
+
+
+def _share(now: dict[str, Any], before: dict[str, Any] | None, name: str) -> str:
+    """Of the time between the two, in per cent of one processor."""
+    seconds = _parse(now["time"]) - _parse(before["time"]) if before is not None else 0.0
+    if before is None or seconds <= 0:
+        return ""
+    return f"{max(now['cpu'][name] - before['cpu'][name], 0) / seconds * 100:.1f}%"
+
+
+def _pair(first: int, second: int | None) -> str:
+    return f"{_bytes(first)} / {_bytes(second) or '-'}"
+
+
+def _bytes(size: int | None) -> str:
+    return "" if size is None else output.render_bytes(size)
 
 
 def _parse(moment: str) -> float:

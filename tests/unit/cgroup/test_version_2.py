@@ -21,7 +21,7 @@ FILES = {
     "cpu.stat": "usage_usec 1500000\nuser_usec 1\nsystem_usec 1\nnr_periods 4\nnr_throttled 2\nthrottled_usec 250000\n",
     "memory.current": "9000\n",
     "memory.peak": "12000\n",
-    "memory.stat": "anon 1\ninactive_file 4000\n",
+    "memory.stat": "anon 1\nfile 6000\ninactive_file 4000\n",
     "memory.events": "low 0\nhigh 0\nmax 3\noom 1\noom_kill 1\noom_group_kill 0\n",
     "pids.current": "3\n",
     "pids.events": "max 7\n",

@@ -1,0 +1,36 @@
+"""What went over a sandbox's link, by the counters of the end on the host (Documentation/networking/statistics.rst)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+_LINKS = "/sys/class/net"
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Since the link was made, as the sandbox sees it: received is what came into it."""
+
+    received_bytes: int
+    received_packets: int
+    received_dropped: int
+    sent_bytes: int
+    sent_packets: int
+    sent_dropped: int
+
+
+def read_traffic(link: str, *, root: str = _LINKS) -> Traffic | None:
+    """Of the sandbox whose end on the host is *link*, in our network namespace; None when there is none. Other errors are OSError."""
+    try:
+        # What the host's end sends is what the sandbox receives.
+        received = [_read(root, link, name) for name in ("tx_bytes", "tx_packets", "tx_dropped")]
+        sent = [_read(root, link, name) for name in ("rx_bytes", "rx_packets", "rx_dropped")]
+    except FileNotFoundError:
+        return None
+    return Traffic(*received, *sent)
+
+
+def _read(root: str, link: str, name: str) -> int:
+    with open(os.path.join(root, link, "statistics", name), encoding="ascii") as file:
+        return int(file.read())
