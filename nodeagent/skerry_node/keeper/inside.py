@@ -70,7 +70,8 @@ def _settle(orders: socket.socket) -> Waiting:
     waiting = Waiting(inner_mounts.prepare(host_network=order["host_network"]))
     if order["dressed"]:
         _dress(waiting, fds[0])
-    _rehearse()
+    if order["waits"]:
+        _rehearse()
     return waiting
 
 

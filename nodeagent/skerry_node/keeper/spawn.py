@@ -66,8 +66,11 @@ class Starting:
     problem: bytearray = field(default_factory=bytearray)
 
 
-def prepare(room: Room, shell: wire.Shell, *, dress: wire.Dress | None = None, host_network: bool = False) -> Parked:
-    """A new shell for *shell*'s slot, with its link in place, and with a root where *dress* says one. Raises OSError; nothing of it stays then."""
+def prepare(room: Room, shell: wire.Shell, *, waits: bool, dress: wire.Dress | None = None, host_network: bool = False) -> Parked:
+    """A new shell for *shell*'s slot, with its link in place, and with a root where *dress* says one. Raises OSError; nothing of it stays then.
+
+    One that *waits* for its sandbox goes through its part before.
+    """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     pid = syscalls.clone(_NAMESPACES | (0 if host_network else syscalls.CLONE_NEWNET))
     if pid == 0:
@@ -90,7 +93,7 @@ def prepare(room: Room, shell: wire.Shell, *, dress: wire.Dress | None = None, h
         with contextlib.ExitStack() as opened:
             fds = [] if dress is None else [_mount_root(room, parked, dress.layers, writable=dress.writable)]
             opened.callback(_close, fds)
-            _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None}, fds)
+            _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None, "waits": waits}, fds)
     except BaseException:
         parked.close()
         with contextlib.suppress(ChildProcessError):

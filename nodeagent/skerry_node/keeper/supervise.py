@@ -96,7 +96,7 @@ class Keeper:
     def _on_prepare(self, message: wire.Message, reply: door.Reply) -> None:
         shell = wire.parse_shell(message["shell"])
         if shell.slot not in self._shells:
-            parked = spawn.prepare(self._room, shell, dress=wire.parse_dress(message["dress"]))
+            parked = spawn.prepare(self._room, shell, waits=True, dress=wire.parse_dress(message["dress"]))
             self._shells[shell.slot] = parked
             self._events.watch(parked.pidfd, lambda _: self._drop_shell(shell.slot))
         reply({"ok": {}})
@@ -115,7 +115,7 @@ class Keeper:
         parked = self._shells.pop(order.shell.slot, None)
         warm = parked is not None
         if parked is None:
-            parked = spawn.prepare(self._room, order.shell, host_network=order.host_network)
+            parked = spawn.prepare(self._room, order.shell, waits=False, host_network=order.host_network)
         else:
             self._events.unwatch(parked.pidfd)
         ticks = parked.start_ticks
