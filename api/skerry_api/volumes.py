@@ -121,6 +121,9 @@ def parse_entries(kind: ObjectKind, raw: Raw) -> dict[str, bytes]:
     found = {key: _decode(value, f"{coded}.{key}") for key, value in fields.section(raw, coded, "").items()}
     for key, value in fields.section(raw, plain, "").items():
         found[key] = fields.checked_text(value, f"{plain}.{key}", limit=_MAX_ENTRY).encode()
+    for key in found:
+        if not isinstance(key, str) or _KEY.fullmatch(key) is None or key == "." or key.startswith(".."):
+            raise InvalidManifest(f"data.{key}", "write keys of letters, digits, '-', '_' and '.', not beginning with '..'")
     return found
 
 

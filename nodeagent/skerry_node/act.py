@@ -14,11 +14,15 @@ async def perform(hands: Hands, case: Case, step: plan.Step) -> None:
 
 
 async def forget_layer(hands: Hands, layer: str) -> None:
-    """Have *layer* unmounted, and whatever shell has it on removed. Raises client.KeeperLost."""
+    """Have *layer* unmounted, and whatever shell has it on removed. Raises client.KeeperLost.
+
+    The slot of a shell that a sandbox has taken meanwhile, for the sake of another image, is that sandbox's: it starts cold there.
+    """
     for slot in await hands.keeper.forget_layer(layer):
-        hands.shells.pop(slot, None)
-        hands.view.leases.release(slot)
-        hands.spent.append(slot)
+        if slot in hands.shells:
+            del hands.shells[slot]
+            hands.view.leases.release(slot)
+            hands.spent.append(slot)
     if hands.favourite is not None and layer in hands.favourite:
         hands.favourite = None
 

@@ -70,7 +70,9 @@ class Door:
             if mask & WRITABLE:
                 self._flush(client)
             if mask & (READABLE | HANG_UP):
-                part, fds, _, _ = socket.recv_fds(client.socket, _READ_BYTES, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+                part, fds, _, _ = socket.recv_fds(client.socket, _READ_BYTES, _MAX_FDS)
+                for fd in fds:
+                    os.set_inheritable(fd, False)  # noqa: FBT003 - the os module's own signature; recv_fds of Python 3.11 forgets its flags
                 client.fds += fds
                 if not part:
                     self._hang_up(client)

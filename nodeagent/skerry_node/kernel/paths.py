@@ -26,8 +26,10 @@ def ensure_directory(root_fd: int, path: bytes, *, owner: int | None = None) -> 
             os.close(open_path(root_fd, done))
         except FileNotFoundError:
             fd = open_path(root_fd, parent, flags=os.O_PATH | os.O_DIRECTORY)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(part, 0o755, dir_fd=fd)
-                if owner is not None:
-                    os.chown(part, owner, owner, dir_fd=fd, follow_symlinks=False)
-            os.close(fd)
+            try:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(part, 0o755, dir_fd=fd)
+                    if owner is not None:
+                        os.chown(part, owner, owner, dir_fd=fd, follow_symlinks=False)
+            finally:
+                os.close(fd)

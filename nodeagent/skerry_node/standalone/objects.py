@@ -160,8 +160,16 @@ def _refuse_changes(old: api.SandboxSpec, new: api.SandboxSpec) -> None:
     fixed = {
         "spec.image": old.image != new.image,
         "spec.command": old.command != new.command,
+        "spec.args": old.args != new.args,
+        "spec.env": old.env != new.env,
+        "spec.workingDir": old.working_dir != new.working_dir,
+        "spec.user": old.user != new.user,
+        "spec.hostname": old.hostname != new.hostname,
         "spec.security": old.security != new.security,
+        "spec.volumes": old.volumes != new.volumes,
+        "spec.volumeMounts": old.volume_mounts != new.volume_mounts,
         "spec.network.mode": old.network.mode != new.network.mode,
+        "spec.restartPolicy": old.restart_policy != new.restart_policy,
     }
     for field, is_changed in fixed.items():
         if is_changed:

@@ -34,7 +34,11 @@ def open_mount(places: places_.Places, uid: str, volume: Volume, mount: VolumeMo
         problem = f"cannot open {mount.sub_path or volume.name!r}: {os.strerror(error.errno or 0).lower()}; name what is there"
         raise VolumeFailed(field, problem, reason="InvalidVolume", is_lasting=isinstance(volume.source, HostPath)) from error
     is_read_only = mount.is_read_only or isinstance(volume.source, Projection)
-    syscalls.mount_setattr(clone, set_flags=_ATTRIBUTES | (syscalls.MOUNT_ATTR_RDONLY if is_read_only else 0))
+    try:
+        syscalls.mount_setattr(clone, set_flags=_ATTRIBUTES | (syscalls.MOUNT_ATTR_RDONLY if is_read_only else 0))
+    except BaseException:
+        os.close(clone)
+        raise
     return clone
 
 

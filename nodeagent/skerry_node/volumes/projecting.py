@@ -15,7 +15,7 @@ from skerry_node.volumes.errors import VolumeFailed
 
 _DATA, _NEW_DATA = "..data", "..data_new"
 MAX_BYTES = 1 << 20
-"""What an object of the API may hold in all."""
+"""Of the files of one volume: what an object of the API may hold in all. They lie in the node's memory."""
 
 
 def choose(projection: Projection, entries: Mapping[str, bytes] | None, field: str) -> dict[str, bytes]:
@@ -24,16 +24,23 @@ def choose(projection: Projection, entries: Mapping[str, bytes] | None, field: s
         if projection.is_optional:
             return {}
         raise VolumeFailed(field, f"no {projection.kind} {projection.name} in this namespace; create it, or set optional: true")
-    if sum(map(len, entries.values())) > MAX_BYTES:
-        raise VolumeFailed(field, f"{projection.kind} {projection.name} is larger than {MAX_BYTES} bytes")
-    if not projection.items:
-        return {key: content for key, content in entries.items() if "/" not in key and key not in {"", ".", ".."}}
+    found = _pick(projection, entries, field) if projection.items else dict(entries)
+    if sum(map(len, found.values())) > MAX_BYTES:  # one entry may be asked for under many paths
+        raise VolumeFailed(field, f"the files of {projection.kind} {projection.name} take more than {MAX_BYTES} bytes; pick fewer with items")
+    return found
+
+
+def _pick(projection: Projection, entries: Mapping[str, bytes], field: str) -> dict[str, bytes]:
     found = {}
     for item in projection.items:
         if item.key in entries:
             found[item.path] = entries[item.key]
         elif not projection.is_optional:
             raise VolumeFailed(field, f"{projection.kind} {projection.name} has no key {item.key}; add it, or set optional: true")
+    for path in found:
+        if any(other.startswith(path + "/") for other in found):
+            problem = f"{path} would be a file and a directory; use paths of which none lies below another"
+            raise VolumeFailed(f"{field}.items", problem, reason="InvalidVolume", is_lasting=True)
     return found
 
 
@@ -41,19 +48,29 @@ def write(directory: str, files: Mapping[str, bytes], *, mode: int, owner: int) 
     """Bring *directory*, that nobody else writes to, to hold *files*; False when it does already. A crash at any point leaves the old or the new."""
     if _read(directory, files) == files and set(_names(directory)) == _tops(files):
         return False
+    _sweep(directory)
     fresh = f"..{os.urandom(6).hex()}"
     os.mkdir(os.path.join(directory, fresh), 0o755)
     for path, content in files.items():
         _write_file(os.path.join(directory, fresh), path, content, mode=mode, owner=owner)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(directory, _NEW_DATA))
     os.symlink(fresh, os.path.join(directory, _NEW_DATA))
     os.rename(os.path.join(directory, _NEW_DATA), os.path.join(directory, _DATA))
     _link(directory, _tops(files))
-    for name in os.listdir(directory):
-        if name.startswith("..") and name not in {fresh, _DATA}:
-            shutil.rmtree(os.path.join(directory, name))
+    _sweep(directory)
     return True
+
+
+def _sweep(directory: str) -> None:
+    """Remove what the last write replaced, or what one that failed or was killed left half made."""
+    kept = {_DATA}
+    with contextlib.suppress(FileNotFoundError):
+        kept.add(os.readlink(os.path.join(directory, _DATA)))
+    for name in os.listdir(directory):
+        path = os.path.join(directory, name)
+        if name == _NEW_DATA:
+            os.unlink(path)
+        elif name.startswith("..") and name not in kept:
+            shutil.rmtree(path)
 
 
 def _tops(files: Mapping[str, bytes]) -> set[str]:
