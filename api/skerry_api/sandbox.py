@@ -60,11 +60,13 @@ class TerminationReason(enum.StrEnum):
     COMPLETED = "Completed"
     ERROR = "Error"
     OOM_KILLED = "OOMKilled"
+    PIDS_LIMIT = "PidsLimit"
     EXPIRED = "Expired"
     STOPPED = "Stopped"
     NODE_LOST = "NodeLost"
     NODE_REBOOTED = "NodeRebooted"
     KEEPER_LOST = "KeeperLost"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
     START_FAILED = "StartFailed"
 
 

@@ -125,6 +125,10 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("stream-address", str, "host:port of the gateway's door, TLS (default: :9469, on every address)"),
     ("refresh-seconds", float, "how often volumes of ConfigMaps and Secrets follow them (default: 60)"),
     ("heartbeat-seconds", float, "how often to renew the node's Lease (default: 10)"),
+    ("restart-backoff-seconds", float, "how long the second restart in a row is held back; each further one twice as long (default: 10)"),
+    ("restart-backoff-max-seconds", float, "and how long at most (default: 300)"),
+    ("restart-backoff-reset-seconds", float, "a run this long forgives the ends before (default: 600)"),
+    ("image-tries", int, "refusals by a registry after which a sandbox that is never restarted has failed (default: 3)"),
 )
 
 

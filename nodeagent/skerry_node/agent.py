@@ -80,6 +80,7 @@ class Agent:
             poke=self._poke,
             read_node_credentials=lambda: imaging.read_docker_config(settings.docker_config),
             is_named=settings.manifests_dir is not None,
+            tries=settings.image_tries,
         )
         self.hands = means.Hands(
             settings=settings, view=view, keeper=keeper, source=source, bridge_index=index, images=self.images,

@@ -13,7 +13,7 @@ from skerry_node import lives, means, observe, plan, report
 from skerry_node.cgroup import stats
 from skerry_node.keeper import client, records
 from skerry_node.means import Case, Hands
-from skerry_node.model import Life, Stopping
+from skerry_node.model import Life, Limits, Stopping
 
 
 async def begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
@@ -59,27 +59,35 @@ async def record_end(hands: Hands, case: Case, _: plan.Step) -> None:
     end = records.read_exit(hands.view.runtime_fd, case.uid)
     if end is None or end.attempt != life.attempt:
         return
-    now = time.clock_gettime(time.CLOCK_BOOTTIME)
     record = records.read_process(hands.view.runtime_fd, case.uid)
-    ran = now - record.start_ticks / observe.TICKS_PER_SECOND if record is not None else 0.0
+    began = record.start_ticks / observe.TICKS_PER_SECOND if record is not None else 0.0
+    finished = _finished_seconds(end, not_before=began)
     limits = case.observed.limits
     termination = report.classify(
         end.status,
         life=life,
         counted=_count(hands, case.uid),
         finished_ns=end.finished_ns,
-        limit_bytes=limits.memory_bytes if limits is not None else None,
+        limits=limits or Limits(),
     )
     stopped = life.stopping is not None and life.stopping.reason == TerminationReason.STOPPED
     ended = dataclasses.replace(
-        life, attempt=life.attempt + 1, termination=termination, stopping=None, is_at_rest=stopped, finished_seconds=now,
+        life, attempt=life.attempt + 1, termination=termination, stopping=None, is_at_rest=stopped, finished_seconds=finished,
     )  # fmt: skip
     restarts = case.sandbox is not None and not stopped and plan.should_restart(case.sandbox.spec.restart_policy, ended)
     if restarts:
-        held = plan.backoff_seconds(life.restarts, ran_seconds=ran)
-        ended = dataclasses.replace(ended, restarts=life.restarts + 1, not_before_seconds=now + held)
+        rule = hands.settings.restarts
+        crashes = rule.count(life.crashes, ran_seconds=finished - began)
+        not_before = finished + rule.held_seconds(crashes)
+        ended = dataclasses.replace(ended, restarts=life.restarts + 1, crashes=crashes + 1, not_before_seconds=not_before)
     means.write_life(hands, case, ended)
     hands.handles.release(case.uid)
+
+
+def _finished_seconds(end: records.Exit, *, not_before: float) -> float:
+    """When it ended, in seconds since boot. The record has the wall clock, which people move: it counts only within what can be."""
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return min(max(now - (time.time_ns() - end.finished_ns) / 1e9, not_before), now)
 
 
 def _count(hands: Hands, uid: str) -> report.Counted:
@@ -87,7 +95,7 @@ def _count(hands: Hands, uid: str) -> report.Counted:
         counted = stats.read_stats(hands.view.groups.open(uid))
     except OSError:  # the cgroup vanished: what it counted is lost, the end is not
         return report.Counted()
-    return report.Counted(oom_kills=counted.oom_kills, peak_memory_bytes=counted.memory_peak_bytes)
+    return report.Counted(oom_kills=counted.oom_kills, peak_memory_bytes=counted.memory_peak_bytes, forks_refused=counted.pids_refused)
 
 
 async def mark_at_rest(hands: Hands, case: Case, _: plan.Step) -> None:

@@ -76,7 +76,8 @@ class Life:
 
     `attempt` numbers the start that is under way or comes next. `not_before_seconds` (since boot) holds a restart back.
     `is_at_rest` says that the sandbox was seen stopped on demand, so that wanting it to run is a new start. `start_problem` is the reason of a
-    start that failed, as `InvalidUser`, and counts only while the termination says StartFailed.
+    start that failed, as `InvalidUser`, and counts only while the termination says StartFailed. `crashes` are the ends in a row that no long
+    run has forgiven: restarts are held back by them.
     """
 
     attempt: int = 0
@@ -90,6 +91,7 @@ class Life:
     not_before_seconds: float = 0.0
     finished_seconds: float = 0.0
     start_problem: str = ""
+    crashes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,8 @@ class Observed:
     uid: str
     now_seconds: float = 0.0
     has_runtime: bool = False
+    is_stale: bool = False
+    """What the runtime directory tells is of another boot: it is rebuilt from status as if it were not there."""
     life: Life = Life()
     process: Running | Ended | None = None
     has_cgroup: bool = False

@@ -30,7 +30,8 @@ class View:
 
 def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 15) -> Observed:
     """What there is of *uid* now. *stop_signal* is the one whose handler is looked for."""
-    life = lives.read(view.runtime_fd, uid) or Life()
+    known = lives.read(view.runtime_fd, uid)
+    life = known or Life()
     has_runtime = _exists(view.runtime_fd, uid)
     found = view.groups.open(uid)
     has_cgroup = found.exists()
@@ -40,6 +41,7 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         uid=uid,
         now_seconds=time.clock_gettime(time.CLOCK_BOOTTIME),
         has_runtime=has_runtime,
+        is_stale=has_runtime and known is None and lives.is_stale(view.runtime_fd, uid),
         life=life,
         process=process,
         has_cgroup=has_cgroup,

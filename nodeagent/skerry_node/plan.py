@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from skerry_api.sandbox import RestartPolicy, TerminationReason
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running
 
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, BACKOFF_RESET_SECONDS = 10.0, 300.0, 600.0
-"""As the kubelet holds crashing containers back: 10 s doubled up to 5 min, forgotten after 10 min of running."""
 UNKNOWN_END_SECONDS = 3.0
 
 
@@ -131,7 +129,7 @@ def plan(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
         return _keep_running(desired, observed, process)
     if isinstance(process, Ended):
         return _settle_end(observed, process)
-    if desired.has_past and not observed.has_runtime:
+    if observed.is_stale or (desired.has_past and not observed.has_runtime):
         return (EnsureRuntime(observed.uid),)  # after a reboot: what ended stays ended, also where nothing here remembers it
     if can_start(desired, observed):
         return _start(desired, observed)
@@ -178,13 +176,6 @@ def should_restart(policy: RestartPolicy, life: Life) -> bool:
     if policy is RestartPolicy.ALWAYS:
         return True
     return policy is RestartPolicy.ON_FAILURE and life.termination.exit_code != 0
-
-
-def backoff_seconds(restarts: int, *, ran_seconds: float) -> float:
-    """How long to hold the next start back: nothing the first time, then doubling; a long run forgives."""
-    if restarts == 0 or ran_seconds >= BACKOFF_RESET_SECONDS:
-        return 0.0
-    return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(restarts - 1, 10), MAX_BACKOFF_SECONDS)
 
 
 def _keep_running(desired: Desired, observed: Observed, process: Running) -> tuple[Step, ...]:

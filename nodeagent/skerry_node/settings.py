@@ -7,6 +7,8 @@ import ipaddress
 import os
 from dataclasses import dataclass
 
+from skerry_node.backoff import Backoff
+
 MAX_SLOTS = 16_384
 """Slots a node can ever use: 16,384 ranges of 65,536 ids end below 2**31 from the default base."""
 
@@ -58,8 +60,19 @@ class Settings:
     heartbeat_seconds: float = 10.0
     refresh_seconds: float = 60.0
     """How often volumes made of ConfigMaps and Secrets follow them: the kubelet's sync period."""
+    restart_backoff_seconds: float = 10.0
+    restart_backoff_max_seconds: float = 300.0
+    restart_backoff_reset_seconds: float = 600.0
+    """How restarts are held back, see backoff.Backoff."""
+    image_tries: int = 3
+    """Refusals in a row by the registry itself after which a sandbox that is never restarted has failed."""
     stream_address: str = ":9469"
     """Where the gateway finds this agent, `host:port`; no host: every address; port 0: a free one."""
+
+    @property
+    def restarts(self) -> Backoff:
+        """How restarts are held back."""
+        return Backoff(self.restart_backoff_seconds, self.restart_backoff_max_seconds, self.restart_backoff_reset_seconds)
 
     @property
     def network(self) -> ipaddress.IPv4Network:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
 import time
 
-from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_api.sandbox import NetworkMode, Sandbox, SandboxStatus
 from skerry_node import launching, lives, means, mounting, plan, report
 from skerry_node.means import Case, Hands, Layers, shell_name
-from skerry_node.model import Life
+from skerry_node.model import Life, Observed
 from skerry_node.rootfs import scratch
 
 _LOG = logging.getLogger("skerry.act")
 
 
 async def ensure_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(case.uid, 0o700, dir_fd=hands.view.runtime_fd)
+    ensure_directory(hands, case.observed)
     status = case.sandbox.status if case.sandbox is not None else None
-    life = lives.from_status(status, now_iso=report.render_time(time.time_ns())) if status is not None else Life()
+    life = _remember(status) if status is not None else Life()
     means.write_life(hands, case, life)
+
+
+def ensure_directory(hands: Hands, observed: Observed) -> None:
+    """Have a runtime directory in which nothing of another boot is told."""
+    try:
+        os.mkdir(observed.uid, 0o700, dir_fd=hands.view.runtime_fd)
+    except FileExistsError:
+        if observed.is_stale:
+            lives.forget_processes(hands.view.runtime_fd, observed.uid)
+
+
+def _remember(status: SandboxStatus) -> Life:
+    now_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lives.from_status(status, now_iso=report.render_time(time.time_ns()), now_seconds=now_seconds)
 
 
 async def acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:

@@ -146,11 +146,3 @@ def test_plan_repairs_only_what_differs(desired, observed, expected):
 def test_time_alone_changes_the_plan_at_the_deadline(desired, observed, expected):
     """The loop looks again exactly when time can have changed what is to do."""
     assert plan.deadline(desired, observed) == expected
-
-
-@pytest.mark.parametrize(
-    ("restarts", "ran", "expected"), [(0, 1.0, 0.0), (1, 1.0, 10.0), (2, 1.0, 20.0), (6, 1.0, 300.0), (60, 1.0, 300.0), (6, 700.0, 0.0)]
-)
-def test_restarts_are_held_back_as_the_kubelet_does(restarts, ran, expected):
-    """At once, then 10 s doubled up to 5 min; a run of 10 min forgives."""
-    assert plan.backoff_seconds(restarts, ran_seconds=ran) == expected
