@@ -122,6 +122,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("scratch-bytes", int, "size of the filesystem of writable layers; 0: a plain directory"),
     ("system-namespace", str, "where Leases lie (default: skerry-system)"),
     ("metrics-address", str, "host:port for Prometheus (default: a free port of loopback)"),
+    ("max-stale-seconds", float, "probes fail when nothing was observed for so long (default: 120)"),
     ("stream-address", str, "host:port of the gateway's door, TLS (default: :9469, on every address)"),
     ("refresh-seconds", float, "how often volumes of ConfigMaps and Secrets follow them (default: 60)"),
     ("heartbeat-seconds", float, "how often to renew the node's Lease (default: 10)"),

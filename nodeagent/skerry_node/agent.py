@@ -111,7 +111,13 @@ class Agent:
             builder=self.builds,
         )
         await self.sessions.adopt()
-        scrape = await serving_metrics.start(self.settings.metrics_address, self.meters.render)
+        scrape = await serving_metrics.start(
+            self.settings.metrics_address,
+            self.meters.render,
+            stale_seconds=self.loop.stale_seconds,
+            is_ready=self.loop.is_ready,
+            max_stale_seconds=self.settings.max_stale_seconds,
+        )
         _LOG.info("agent ready node=%s socket=%s metrics=%s", self.settings.node_name, self.settings.agent_socket, scrape.url)
         try:
             async with asyncio.TaskGroup() as tasks:

@@ -46,6 +46,7 @@ class Loop:
         self._invalid: set[str] = set()
         self._endpoint: tuple[str, int] | None = None
         self._must_beat = asyncio.Event()
+        self._observed_at = time.monotonic()
         self.read_prepared: Callable[[], tuple[PreparedImage, ...] | None] = lambda: None
         """What the node says of SandboxImages."""
 
@@ -64,6 +65,14 @@ class Loop:
     def known(self) -> tuple[Sandbox, ...] | None:
         """Every sandbox of this node; None before a first complete list, when nothing may be concluded from one that is not there."""
         return tuple(self.wanted.values()) if self._orphans.has_complete_list else None
+
+    def stale_seconds(self) -> float:
+        """Age of the last observation: of any sandbox, or of there being none to look at. A healthy agent looks every half minute."""
+        return time.monotonic() - self._observed_at
+
+    def is_ready(self) -> bool:
+        """Whether it knows what is wanted and has a keeper to do it."""
+        return self._orphans.has_complete_list and self._keeper_ready.is_set()
 
     def poke(self, uid: str) -> None:
         """Look at *uid* as soon as possible; one look serves any number of pokes."""
@@ -164,6 +173,8 @@ class Loop:
                 if uid in self.wanted:
                     _LOG.warning("confirmed gone uid=%s", uid)
                     self._forget(uid)
+            if not self._workers:
+                self._observed_at = time.monotonic()
             self.poke_all()
             self._poke_orphans()
 
@@ -241,6 +252,7 @@ class Loop:
         before = self.outcomes.get(uid)
         began = time.monotonic()
         outcome = await reconcile.reconcile(self.hands, self.store, uid, sandbox=sandbox, failures=before.failures if before is not None else 0)
+        self._observed_at = time.monotonic()
         self._meters.reconciled(outcome, seconds=time.monotonic() - began)
         if outcome.deadline_seconds is not None:
             self._poke_later(uid, seconds=outcome.deadline_seconds - outcome.observed.now_seconds)

@@ -57,6 +57,8 @@ class Settings:
     kubeconfig: str | None = None
     system_namespace: str = "skerry-system"
     metrics_address: str = "127.0.0.1:0"
+    max_stale_seconds: float = 120.0
+    """After how long without any observation probes call the agent hung."""
     heartbeat_seconds: float = 10.0
     refresh_seconds: float = 60.0
     """How often volumes made of ConfigMaps and Secrets follow them: the kubelet's sync period."""

@@ -11,7 +11,7 @@ import time
 
 import kopf
 
-from skerry_operator import access, errors, handlers, settings
+from skerry_operator import access, errors, handlers, health, settings
 from skerry_operator.client import Client
 from skerry_operator.controller import Controller
 from skerry_operator.events import Recorder
@@ -59,11 +59,16 @@ async def _run(given: Settings) -> None:
     metrics = Metrics()
     if given.metrics_port:
         metrics.serve(given.metrics_port)
+    probes = None
+    if given.health_port:
+        probes = await health.serve(given.health_port, silence_seconds=leadership.silence_seconds, limit_seconds=2 * given.lease_seconds)
     try:
         await leadership.acquire()
         await _lead(given, entrance, connection, leadership, metrics)
     finally:
         await leadership.release()
+        if probes is not None:
+            await probes.cleanup()
         await connection.close()
         await apart.close()
 

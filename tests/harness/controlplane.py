@@ -137,10 +137,11 @@ class ControlPlane:
             path = f"/apis/{row['spec']['group']}/{row['spec']['versions'][0]['name']}/{row['spec']['names']['plural']}"
             self._wait(path, lambda path=path: bool(self.read(path)))  # type: ignore[misc]
 
-    def account_kubeconfig(self, namespace: str, account: str) -> str:
-        """Path of a kubeconfig with a token of this ServiceAccount, for tests of RBAC."""
-        token = self.kubectl("create", "token", account, "-n", namespace, "--duration=1h").stdout.strip()
-        path = os.path.join(self.directory, f"kubeconfig-{namespace}-{account}")
+    def account_kubeconfig(self, namespace: str, account: str, *, pod: str | None = None) -> str:
+        """Path of a kubeconfig with a token of this ServiceAccount; bound to *pod*, it names the pod's node."""
+        bound = () if pod is None else ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
+        token = self.kubectl("create", "token", account, "-n", namespace, "--duration=24h", *bound).stdout.strip()
+        path = os.path.join(self.directory, f"kubeconfig-{namespace}-{pod or account}")
         self._write_kubeconfig(path, token=token)
         return path
 
@@ -174,7 +175,7 @@ class ControlPlane:
             "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",  # a loopback address is no Endpoint
             f"--cert-dir={self.directory}/certificates", "--service-cluster-ip-range=10.0.0.0/24",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", f"--service-account-issuer={_ISSUER}",
-            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC",
+            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
             "--etcd-compaction-interval=0",  # so that writes_since reaches back
             *aggregation.apiserver_flags(self.directory),
         ]  # fmt: skip

@@ -91,7 +91,7 @@ def test_the_agents_own_state_is_told():
 
 async def test_the_door_serves_metrics_and_health():
     """On a free port, until closed."""
-    door = await serving_metrics.start("127.0.0.1:0", meters([USAGE]).render)
+    door = await serving_metrics.start("127.0.0.1:0", meters([USAGE]).render, stale_seconds=lambda: 0.0, is_ready=lambda: True, max_stale_seconds=1.0)
     try:
         async with aiohttp.ClientSession() as session:
             async with session.get(door.url) as answer:
