@@ -95,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--manifests", dest="manifests_dir", metavar="DIR", help="the directory of manifests (with --standalone)")
     parser.add_argument("--node-name", default=socket.gethostname(), help="this node's name (default: the hostname)")
     parser.add_argument("--kubeconfig", help="how to reach the API server (default: KUBECONFIG, or the pod's own account)")
+    parser.add_argument(
+        "--keeper-outside", action="store_true", default=None, help="this is a container: run the keeper in the host's namespaces, to outlive it"
+    )
     parser.add_argument("--allow-host-network", action="store_true", default=None, help="let sandboxes ask for network.mode Host")
     parser.add_argument(
         "--host-path-prefix", dest="host_path_prefixes", action="append", metavar="DIR", help="let hostPath volumes lie below DIR (repeatable)"

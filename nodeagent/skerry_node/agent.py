@@ -71,7 +71,9 @@ class Agent:
             groups=groups,
             leases=make_leases(settings),
         )
-        keeper = client.Client(keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost)
+        keeper = client.Client(
+            keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost, outside=make_outside(settings, groups)
+        )
         registries = registry.Client(Hosts(settings.registry_config))
         self.images = imaging.Imaging(
             self.store,
@@ -218,6 +220,13 @@ def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> c
     )
 
 
+def make_outside(settings: Settings, groups: group.Parent) -> client.Outside | None:
+    """Where a keeper outside the agent's container lives; None: it stays with the agent."""
+    if not settings.keeper_outside:
+        return None
+    return client.Outside(os.path.join(settings.state_dir, "runtime"), hierarchy.outside_groups(groups.hierarchies, settings.cgroup_parent))
+
+
 async def purge(settings: Settings, *, images: bool) -> None:
     """Remove everything of this node from the machine: sandboxes, keeper, mounts, cgroups, links, rules; images too when asked."""
     groups = ensure_groups(settings)
@@ -234,14 +243,18 @@ async def purge(settings: Settings, *, images: bool) -> None:
     await keeper.close()
     holding.stop_attic(os.path.join(settings.run_dir, holding.NAME))
     await _wait_for_cgroups(groups)
-    hierarchy.remove_parent(groups.hierarchies, settings.cgroup_parent)
+    for _ in range(250):  # keeper and attic need a moment to leave theirs
+        if hierarchy.remove_parent(groups.hierarchies, settings.cgroup_parent):
+            break
+        await asyncio.sleep(0.02)
     with contextlib.suppress(FileNotFoundError):
         for uid in os.listdir(settings.volumes_dir):
             places.remove(mounting.make_places(settings), uid)
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
     nat.remove_rules(settings.bridge)
-    runtime.remove_memory(settings.run_dir)
+    if not settings.keeper_outside:  # there it is a volume of the pod
+        runtime.remove_memory(settings.run_dir)
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     shutil.rmtree(settings.logs_dir, ignore_errors=True)
     if images:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -111,6 +112,8 @@ class Loop:
         """Have a keeper on the line, and our shells and handles in step with it."""
         if await self.hands.keeper.connect():
             self._meters.keeper_started()
+        if await self.hands.keeper.renew():
+            raise client.KeeperLost("it becomes the keeper of this agent's version")
         self.hands.handles.hold_all()
         await self._pool.synchronise()
         self._keeper_ready.set()
@@ -177,6 +180,8 @@ class Loop:
                 self._observed_at = time.monotonic()
             self.poke_all()
             self._poke_orphans()
+            with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):
+                await self.hands.keeper.renew()  # one that had to refuse
 
     async def _refresh_volumes(self) -> None:
         """Follow the objects that volumes are made of, as often as the kubelet does for pods."""
@@ -197,7 +202,7 @@ class Loop:
             self._keeper_lost.clear()
             try:
                 await self.ensure_keeper()
-            except (client.KeeperLost, OSError) as error:
+            except (client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError) as error:
                 _LOG.error("keeper does not start problem=%s", error)
                 await asyncio.sleep(1.0)
                 self._keeper_lost.set()

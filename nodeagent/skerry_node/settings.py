@@ -34,6 +34,8 @@ class Settings:
     address_range: str = "10.88.0.0/16"
     id_base: int = 1_000_013_824 & ~0xFFFF
     """First host id of slot 0; far above the ids that /etc/subuid hands to people."""
+    keeper_outside: bool = False
+    """The agent is in a container: the keeper leaves it, for the host."""
     shells: int = 4
     scratch_bytes: int = 8 << 30
     log_segment_bytes: int = 4 << 20

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
@@ -18,9 +19,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import skerry_node
-from skerry_node.keeper import wire
+from skerry_node.keeper import detaching, sealed, wire
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from skerry_node.keeper.__main__ import main; main()"
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _START_SECONDS = 10.0
 _REPLY_SECONDS = 30.0
 
@@ -53,6 +55,18 @@ class KeeperSettings:
     cgroup_dirs: tuple[str, ...]
     log_segment_bytes: int
     log_segments: int
+    runtime: str = ""
+    """The digest of the sealed runtime that it runs from; empty: it runs from this installation."""
+    listener_fd: int = -1
+    """Its socket, which one that executes the next one hands on; -1: bind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A keeper on the host: where sealed runtimes lie, and the files cgroup.procs that take it out of the agent's pod."""
+
+    directory: str
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +90,12 @@ class Launched:
 class Client:
     """One connection to the node's keeper. `on_exit(uid)` is called as ends arrive, `on_lost()` when the connection breaks."""
 
-    def __init__(self, settings: KeeperSettings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: KeeperSettings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None], outside: Outside | None = None
+    ) -> None:
         self._settings = settings
+        self._outside = outside
+        self._runtime: sealed.Runtime | None = None
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
@@ -96,7 +114,7 @@ class Client:
             return False
         try:
             await asyncio.to_thread(self._spawn)
-        except subprocess.SubprocessError as error:
+        except (subprocess.SubprocessError, OSError) as error:
             raise KeeperLost(f"the keeper did not start: {error}") from error
         for _ in range(int(_START_SECONDS / 0.01)):
             if await self._try_connect():
@@ -146,6 +164,27 @@ class Client:
     async def forget_layer(self, layer: str) -> tuple[int, ...]:
         """Unmount a layer that no sandbox uses; returns the slots of the shells that had it in their root and are gone now."""
         return tuple((await self._ask("forget_layer", layer=layer))["dropped"])
+
+    async def renew(self) -> bool:
+        """Have the keeper become that of our own version, where it is another's and nothing would be lost; whether it does so now.
+
+        Children, their output and their ends stay: it executes the new one, which adopts them. The connection breaks. Only for a keeper outside.
+        """
+        if self._outside is None:
+            return False
+        if self._runtime is None:
+            self._runtime = await asyncio.to_thread(sealed.ensure, self._outside.directory)
+        runtime = self._runtime
+        state = await self._ask("state")
+        if state.get("runtime", "") == runtime.digest:
+            return False
+        argv = self._render_command(runtime)
+        host = os.open(os.path.join(detaching.find_host(os.getppid()), "mnt"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            raw = await asyncio.to_thread(self._ask_alone, "renew", [host], argv=argv)
+        finally:
+            os.close(host)
+        return bool(raw["renewed"])
 
     async def stop(self) -> None:
         """End the keeper; sandboxes go on without one. Only a purge does this."""
@@ -229,14 +268,34 @@ class Client:
         """Start a keeper that is nobody's child: a session of its own, re-parented to init."""
         for path in (self._settings.build_dir, self._settings.runtime_dir, self._settings.logs_dir):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        if self._outside is not None:
+            self._spawn_outside(self._outside)
+            return
         package_root = os.path.dirname(os.path.dirname(skerry_node.__file__))
         command = [sys.executable, "-I", "-S", "-c", _DETACH, sys.executable, _BOOT, package_root]
         with open(self._log_path, "ab") as log:
             subprocess.run(
                 [*command, json.dumps(asdict(self._settings))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env=_ENVIRONMENT,
             )  # fmt: skip
+
+    def _spawn_outside(self, outside: Outside) -> None:
+        """Start one from its sealed runtime in the host's namespaces and in a control group of its own."""
+        order = {
+            "groups": outside.groups, "host": detaching.find_host(os.getppid()), "log": self._log_path,
+            "argv": self._render_command(sealed.ensure(outside.directory)),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", detaching.__file__, json.dumps(order)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, check=False, env=_ENVIRONMENT,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise subprocess.SubprocessError(done.stderr.decode(errors="replace").strip()[-500:])
+
+    def _render_command(self, runtime: sealed.Runtime) -> list[str]:
+        settings = dataclasses.replace(self._settings, runtime=runtime.digest)
+        return [*runtime.command, "-I", "-S", "-c", _BOOT, runtime.packages, json.dumps(asdict(settings))]
 
 
 def _take_result(reply: wire.Message) -> wire.Message:

@@ -109,7 +109,7 @@ def _start(path: str) -> socket.socket:
             try:
                 if os.fork() == 0:
                     os.dup2(listener.fileno(), 0)
-                    os.execv(sys.executable, [sys.executable, "-I", "-S", attic.__file__])  # noqa: S606 - ourselves
+                    _become(attic.__file__)
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
@@ -117,6 +117,14 @@ def _start(path: str) -> socket.socket:
     if connection is None:
         raise ConnectionRefusedError(f"nothing listens on {path}, which was bound just now")
     return connection
+
+
+def _become(script: str) -> None:
+    """Execute *script* by the Python that runs us; from a sealed runtime, by its own loader as we were."""
+    with open("/proc/self/cmdline", "rb") as file:
+        words = file.read().split(b"\0")
+    start = words[: words.index(b"-I")] if words[1] == b"--library-path" else [os.fsencode(sys.executable)]
+    os.execv(start[0], [*start, b"-I", b"-S", os.fsencode(script)])  # noqa: S606 - ourselves
 
 
 def _take(connection: socket.socket) -> dict[tuple[str, int], Kept]:

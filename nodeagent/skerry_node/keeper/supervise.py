@@ -43,8 +43,10 @@ class Child:
 class Keeper:
     """Parent of every sandbox of this node. `run` returns when told to stop; sandboxes live on."""
 
-    def __init__(self, room: spawn.Room, listener: socket.socket, attic: holding.Attic) -> None:
+    def __init__(self, room: spawn.Room, listener: socket.socket, attic: holding.Attic, *, runtime: str = "") -> None:
         self._room = room
+        self._listener = listener
+        self._runtime = runtime
         self._attic = attic
         self._events = events.Events()
         self._door = door.Door(listener, self._events, self._answer)
@@ -81,6 +83,7 @@ class Keeper:
             "signal": self._on_signal,
             "discard": self._on_discard,
             "forget_layer": self._on_forget_layer,
+            "renew": self._on_renew,
             "stop": self._on_stop,
         }
         try:
@@ -91,7 +94,7 @@ class Keeper:
     def _on_state(self, _: wire.Message, reply: door.Reply) -> None:
         children = {child.uid: {"pid": child.pid, "attempt": child.attempt} for child in self._children.values()}
         shells = [[slot, parked.dress and parked.dress.layers] for slot, parked in self._shells.items()]
-        reply({"ok": {"version": VERSION, "pid": os.getpid(), "children": children, "shells": shells}})
+        reply({"ok": {"version": VERSION, "runtime": self._runtime, "pid": os.getpid(), "children": children, "shells": shells}})
 
     def _on_prepare(self, message: wire.Message, reply: door.Reply) -> None:
         shell = wire.parse_shell(message["shell"])
@@ -172,6 +175,23 @@ class Keeper:
         self._stop = True
         self._attic.stop()
         reply({"ok": {}})
+
+    def _on_renew(self, message: wire.Message, reply: door.Reply) -> None:
+        """Execute the next keeper, which adopts our children: they stay ours, since we stay the same process (ADR 17).
+
+        Not while something would be lost: a start that is not answered yet, an exec whose end only we can tell.
+        """
+        if self._execs.count or any(child.starting for child in self._children.values()) or not message["fds"]:
+            reply({"ok": {"renewed": False}})
+            return
+        for slot in list(self._shells):
+            self._drop_shell(slot)
+        *argv, settings = message["argv"]
+        listener = os.dup(self._listener.fileno())
+        os.set_inheritable(listener, True)  # noqa: FBT003 - the os module's own signature
+        reply({"ok": {"renewed": True}})
+        syscalls.setns(message["fds"][0], syscalls.CLONE_NEWNS)
+        os.execv(argv[0], [*argv, json.dumps({**json.loads(settings), "listener_fd": listener})])  # noqa: S606 - our own runtime
 
     def _find_running(self, uid: str) -> int | None:
         child = self._children.get(uid)
