@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from skerry_node import ending, plan, removing, starting
@@ -10,7 +11,12 @@ from skerry_node.means import Case, Hands
 
 async def perform(hands: Hands, case: Case, step: plan.Step) -> None:
     """Do *step*. Raises OSError, keeper.client.Refused, keeper.client.KeeperLost, errors of the source."""
-    await _ACTIONS[type(step)](hands, case, step)
+    began = time.perf_counter()
+    try:
+        await _ACTIONS[type(step)](hands, case, step)
+    finally:
+        if hands.meters is not None:
+            hands.meters.step_done(type(step).__name__, time.perf_counter() - began)
 
 
 async def forget_layer(hands: Hands, layer: str) -> None:

@@ -8,12 +8,13 @@ import ipaddress
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 from skerry_node import (
     backend,
     building,
     errors,
+    gauging,
     handles,
     housekeeping,
     imaging,
@@ -26,7 +27,7 @@ from skerry_node import (
     serving_metrics,
 )
 from skerry_node.carrying import carrier, outbound
-from skerry_node.cgroup import group, hierarchy, stats
+from skerry_node.cgroup import group, hierarchy
 from skerry_node.image import collecting
 from skerry_node.image.pulling import Puller
 from skerry_node.image.registry import client as registry
@@ -34,7 +35,7 @@ from skerry_node.image.registry.hosts import Hosts
 from skerry_node.image.store import Store
 from skerry_node.keeper import client, holding
 from skerry_node.kernel import features
-from skerry_node.model import Running
+from skerry_node.metering import series
 from skerry_node.network import bridge, ipam, nat
 from skerry_node.preparing import passes
 from skerry_node.rootfs import runtime, scratch
@@ -88,9 +89,7 @@ class Agent:
             settings=settings, view=view, keeper=keeper, source=source, bridge_index=index, images=self.images,
             handles=handles.Handles(view.runtime_fd),
         )  # fmt: skip
-        self.meters = metrics.Meters(
-            self.read_usage, count_shells=lambda: len(self.hands.shells), watch_age=getattr(source, "watch_age_seconds", None)
-        )
+        self.meters = metrics.Meters(self._read_samples, self._read_gauges)
         self.sessions = table.Sessions(settings.keeper_socket)
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
         self.builds = building.Builds(
@@ -99,7 +98,9 @@ class Agent:
         )  # fmt: skip
         way_out = outbound.Outbound(self.store, registries, read_node_credentials=self.images.read_node_credentials)
         self.carrier = carrier.Carrier(self.store, self.loop, way_out)
+        self.gauges = gauging.Gauges(self.loop, self.store, watch_age=getattr(source, "watch_age_seconds", None))
         self.house = self._make_house()
+        self._count()
         self.preparing = self._make_preparing()
 
     async def run(self) -> None:
@@ -125,6 +126,7 @@ class Agent:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.loop.run())
                 tasks.create_task(self.house.run())
+                tasks.create_task(self.gauges.survey())
                 self._open_stream_door(tasks)
                 if self.preparing is not None:
                     tasks.create_task(self.preparing.run())
@@ -134,6 +136,16 @@ class Agent:
             await self.images.close()
             await self.hands.keeper.close()
             await self.source.close()
+            self.gauges.close()
+
+    def _count(self) -> None:
+        """Have everybody whose work is counted tell the meters."""
+        self.hands.meters = self.meters
+        self.hands.keeper.on_answer = self.meters.keeper_answered
+        self.images.puller.on_end = self.meters.pulled
+        self.house.on_collected = self.meters.collected
+        if (api := getattr(self.source, "api", None)) is not None:
+            api.on_answer = self.meters.api_answered
 
     def _make_preparing(self) -> passes.Preparing | None:
         """SandboxImages come from the API server only."""
@@ -161,22 +173,16 @@ class Agent:
             return
         from skerry_node import streaming  # noqa: PLC0415 - certificates cost a standalone agent memory that it has no use for
 
-        tasks.create_task(streaming.Door(self.settings, api, backend.Backend(self), announce=self.loop.announce).run())
+        tasks.create_task(streaming.Door(self.settings, api, backend.Backend(self), announce=self.loop.announce, certified=self._certified).run())
 
-    def read_usage(self) -> Iterator[metrics.Usage]:
-        """What every living sandbox uses, from its cgroup; one that vanishes meanwhile is left out."""
-        for uid, outcome in list(self.loop.outcomes.items()):
-            sandbox = self.loop.wanted.get(uid)
-            if sandbox is None or not isinstance(outcome.observed.process, Running):
-                continue
-            with contextlib.suppress(OSError):
-                read = stats.read_stats(self.hands.view.groups.open(uid))
-                yield metrics.Usage(
-                    namespace=sandbox.metadata.namespace, name=sandbox.metadata.name, cpu_seconds=read.cpu_seconds,
-                    throttled_seconds=read.throttled_seconds, working_set_bytes=read.memory_working_set_bytes,
-                    peak_bytes=read.memory_peak_bytes, oom_kills=read.oom_kills, pids=read.pids,
-                    restarts=outcome.observed.life.restarts,
-                )  # fmt: skip
+    def _read_samples(self) -> Iterable[series.Sample]:
+        return self.gauges.read_samples()
+
+    def _read_gauges(self) -> metrics.Readings:
+        return self.gauges.read_gauges()
+
+    def _certified(self, ends_at: float) -> None:
+        self.gauges.certificate_ends["agent"] = ends_at
 
     def _poke(self, uid: str) -> None:
         self.loop.poke(uid)

@@ -37,7 +37,8 @@ class Loop:
         self._meters = meters
         self.guests = building.Guests()
         self._orphans = orphans.Watch()
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, float] = {}
+        """Who is to be looked at, and since when."""
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._reported: dict[str, SandboxStatus] = {}
@@ -77,7 +78,7 @@ class Loop:
 
     def poke(self, uid: str) -> None:
         """Look at *uid* as soon as possible; one look serves any number of pokes."""
-        self._dirty.add(uid)
+        self._dirty.setdefault(uid, time.monotonic())
         if uid not in self._workers:
             task = asyncio.get_running_loop().create_task(self._work(uid))
             self._workers[uid] = task
@@ -235,12 +236,12 @@ class Loop:
 
     async def _work(self, uid: str) -> None:
         while uid in self._dirty:
-            self._dirty.discard(uid)
+            queued_seconds = time.monotonic() - self._dirty.pop(uid)
             timer = self._timers.pop(uid, None)
             if timer is not None:
                 timer.cancel()
             try:
-                await self._reconcile(uid)
+                await self._reconcile(uid, queued_seconds)
             except Exception:  # noqa: BLE001 - the one broad catch: a bug in one is no harm to others
                 _LOG.exception("reconcile failed uid=%s", uid)
                 self._poke_later(uid, seconds=5.0)
@@ -250,7 +251,7 @@ class Loop:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._keeper_ready.wait(), KEEPER_SECONDS)
 
-    async def _reconcile(self, uid: str) -> None:
+    async def _reconcile(self, uid: str, queued_seconds: float) -> None:
         if not self._keeper_ready.is_set():
             await self._wait_for_keeper()
         sandbox = self.wanted.get(uid)
@@ -258,7 +259,7 @@ class Loop:
         began = time.monotonic()
         outcome = await reconcile.reconcile(self.hands, self.store, uid, sandbox=sandbox, failures=before.failures if before is not None else 0)
         self._observed_at = time.monotonic()
-        self._meters.reconciled(outcome, seconds=time.monotonic() - began)
+        self._meters.reconciled(outcome, seconds=time.monotonic() - began, queued_seconds=queued_seconds)
         if outcome.deadline_seconds is not None:
             self._poke_later(uid, seconds=outcome.deadline_seconds - outcome.observed.now_seconds)
         if sandbox is None or uid not in self.wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from skerry_api.sandbox import Sandbox
 from skerry_node import handles, imaging, lives, observe
@@ -15,6 +16,16 @@ from skerry_node.sources import Source
 
 Layers = tuple[str, ...]
 """Names of layers, lowest first."""
+
+
+class Meters(Protocol):
+    """Who counts what steps take."""
+
+    def step_done(self, name: str, seconds: float) -> None:
+        """A step took so long, whatever it came to."""
+
+    def started(self, launch_type: str, *, prepare: float, request: float, keeper: float) -> None:
+        """A program runs, after so many seconds in each stage."""
 
 
 @dataclass(slots=True)
@@ -37,6 +48,7 @@ class Hands:
     dressed: set[str] = field(default_factory=set)
     favourite: Layers | None = None
     checks: integrity.Checks | None = None
+    meters: Meters | None = None
 
 
 @dataclass(slots=True)

@@ -28,9 +28,13 @@ async def start(
 
     An agent that has observed nothing for *max_stale_seconds* hangs, and is neither healthy nor ready.
     """
+    under_way: asyncio.Task[bytes] | None = None
 
     async def metrics(_: web.Request) -> web.Response:
-        body = await asyncio.to_thread(render)  # 1,000 sandboxes take a while to read; a launch must not wait for it
+        nonlocal under_way
+        if under_way is None or under_way.done():  # who asks meanwhile gets the same answer: any number of readers cost as one
+            under_way = asyncio.create_task(asyncio.to_thread(render))  # 1,000 sandboxes take a while to read; a launch must not wait for it
+        body = await asyncio.shield(under_way)
         return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def healthy(_: web.Request) -> web.Response:

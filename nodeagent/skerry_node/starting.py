@@ -102,10 +102,13 @@ async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     hands.dressed.discard(case.uid)
     order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
     with mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds:
+        asked = time.monotonic()
         started = await hands.keeper.launch(order, volume_fds=volume_fds)
     hands.favourite = _wanted_root(case) or hands.favourite
     hands.handles.hold(case.uid)
     kind, seconds = "Warm" if started.warm else "Cold", time.monotonic() - case.began
+    if hands.meters is not None:
+        hands.meters.started(kind, prepare=asked - case.began, request=seconds - (asked - case.began), keeper=started.seconds)
     _LOG.info("launched uid=%s type=%s keeper_seconds=%.5f seconds=%.5f", case.uid, kind, started.seconds, seconds)
     means.write_life(
         hands,

@@ -57,6 +57,7 @@ async def _run(given: Settings) -> None:
         apart, namespace=given.system_namespace, identity=given.identity, lease_seconds=given.lease_seconds, monotonic=time.monotonic, now=_now
     )
     metrics = Metrics()
+    connection.on_answer = apart.on_answer = metrics.api_answered
     if given.metrics_port:
         metrics.serve(given.metrics_port)
     probes = None
@@ -64,6 +65,7 @@ async def _run(given: Settings) -> None:
         probes = await health.serve(given.health_port, silence_seconds=leadership.silence_seconds, limit_seconds=2 * given.lease_seconds)
     try:
         await leadership.acquire()
+        metrics.leader.set(1)
         await _lead(given, entrance, connection, leadership, metrics)
     finally:
         await leadership.release()

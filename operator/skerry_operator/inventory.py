@@ -108,9 +108,9 @@ class Inventory:
         """Of the sandboxes that wait for a node, the oldest first."""
         return tuple(sorted(self._unbound, key=lambda uid: (self._sandboxes[uid].metadata.creation_timestamp or "", uid)))
 
-    def unbound_count(self) -> int:
-        """How many wait for a node."""
-        return len(self._unbound)
+    def unbound(self) -> tuple[Sandbox, ...]:
+        """Those that wait for a node; from any thread."""
+        return tuple(sandbox for uid in tuple(self._unbound) if (sandbox := self._sandboxes.get(uid)) is not None)
 
     def node_names(self) -> frozenset[str]:
         """Of nodes that are registered or have sandboxes."""

@@ -14,6 +14,16 @@ from skerry_api.node import NodeAmounts, SandboxNode, Taint
 from skerry_api.sandbox import SandboxSpec, Toleration
 
 _NOTHING = NodeAmounts()
+_WORDS = (
+    ("node(s) were lost", "Lost"),
+    ("node(s) were not ready", "NotReady"),
+    ("node(s) were unschedulable", "Unschedulable"),
+    ("node(s) didn't match the node selector", "Selector"),
+    ("node(s) had untolerated taint", "Tainted"),
+    ("Too many sandboxes", "TooManySandboxes"),
+    ("Insufficient cpu", "InsufficientCpu"),
+    ("Insufficient memory", "InsufficientMemory"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class Unschedulable:
     """No node takes it; the message counts why, for people."""
 
     message: str
+    reason: str = "NoNodes"
+    """What keeps most nodes from taking it, in one word."""
 
 
 def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unschedulable:
@@ -58,7 +70,12 @@ def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unsc
     if not total:
         return Unschedulable("0/0 nodes are available: no SandboxNode is registered.")
     counted = ", ".join(sorted(f"{count} {reason}" for reason, count in reasons.items()))
-    return Unschedulable(f"0/{total} nodes are available: {counted}.")
+    return Unschedulable(f"0/{total} nodes are available: {counted}.", _word(min(reasons, key=lambda each: (-reasons[each], each))))
+
+
+def _word(objection: str) -> str:
+    """An objection as one word of a short list."""
+    return next((word for text, word in _WORDS if objection.startswith(text)), "Undecided")
 
 
 def is_ready(node: SandboxNode) -> bool:

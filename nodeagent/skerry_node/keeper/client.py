@@ -12,9 +12,11 @@ import itertools
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +27,8 @@ _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from skerry_node.keepe
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _START_SECONDS = 10.0
 _REPLY_SECONDS = 30.0
+_CREDENTIALS = struct.Struct("=3i")
+"""struct ucred of SO_PEERCRED (unix(7)): pid, uid, gid."""
 
 
 class KeeperLost(Exception):
@@ -102,6 +106,16 @@ class Client:
         self._waiting: dict[int, asyncio.Future[wire.Message]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self.on_answer: Callable[[str, float, bool], None] = lambda *_: None
+        """Hears of each request: what was asked, seconds, whether it was done."""
+
+    @property
+    def pid(self) -> int | None:
+        """The keeper on the line; None without one."""
+        connection = self._writer.get_extra_info("socket") if self._writer is not None else None
+        if connection is None:
+            return None
+        return int(_CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]) or None
 
     @property
     def is_connected(self) -> bool:
@@ -152,7 +166,8 @@ class Client:
     async def launch(self, launch: wire.Launch, *, volume_fds: Sequence[int] = ()) -> Launched:
         """Start a sandbox, and return once its program runs. *volume_fds* stay the caller's. Raises Refused."""
         if volume_fds:
-            raw = await asyncio.to_thread(self._ask_alone, "launch", volume_fds, launch=wire.render_launch(launch))
+            with self._timed("launch"):
+                raw = await asyncio.to_thread(self._ask_alone, "launch", volume_fds, launch=wire.render_launch(launch))
         else:
             raw = await self._ask("launch", launch=wire.render_launch(launch))
         return Launched(pid=raw["pid"], warm=raw["warm"], seconds=raw["seconds"])
@@ -190,7 +205,20 @@ class Client:
         """End the keeper; sandboxes go on without one. Only a purge does this."""
         await self._ask("stop")
 
+    @contextlib.contextmanager
+    def _timed(self, do: str) -> Iterator[None]:
+        began, is_done = time.perf_counter(), False
+        try:
+            yield
+            is_done = True
+        finally:
+            self.on_answer(do, time.perf_counter() - began, is_done)
+
     async def _ask(self, do: str, **fields: Any) -> wire.Message:
+        with self._timed(do):
+            return await self._ask_now(do, fields)
+
+    async def _ask_now(self, do: str, fields: wire.Message) -> wire.Message:
         if self._writer is None:
             raise KeeperLost("no connection to the keeper")
         number = next(self._numbers)
