@@ -121,7 +121,7 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
     fields.refuse_unknown(raw, "spec", _SPEC)
     ttl = fields.section(raw, "ttl", "spec")
     found_volumes = volumes.parse_volumes(raw)
-    fields.refuse_unknown(ttl, "spec.ttl", frozenset({"activeSeconds", "secondsAfterFinished"}))
+    fields.refuse_unknown(ttl, "spec.ttl", frozenset({"activeSeconds", "idleSeconds", "onIdle", "secondsAfterFinished"}))
     grace = fields.number(raw, "terminationGracePeriodSeconds", "spec", low=0, high=86_400)
     return sandbox.SandboxSpec(
         image=_parse_image(raw),
@@ -142,6 +142,8 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         desired_state=fields.choice(raw, "desiredState", "spec", sandbox.DesiredState, sandbox.DesiredState.RUNNING),
         ttl=sandbox.Ttl(
             active_seconds=fields.number(ttl, "activeSeconds", "spec.ttl", low=1, high=31_536_000),
+            idle_seconds=fields.number(ttl, "idleSeconds", "spec.ttl", low=1, high=31_536_000),
+            on_idle=fields.choice(ttl, "onIdle", "spec.ttl", sandbox.OnIdle, sandbox.OnIdle.PAUSE),
             seconds_after_finished=fields.number(ttl, "secondsAfterFinished", "spec.ttl", low=0, high=31_536_000),
         ),
         termination_grace_period_seconds=10 if grace is None else grace,

@@ -92,7 +92,12 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         ),
         restartPolicy=value.restart_policy.value,
         desiredState=value.desired_state.value,
-        ttl=_filled(activeSeconds=value.ttl.active_seconds, secondsAfterFinished=value.ttl.seconds_after_finished),
+        ttl=_filled(
+            activeSeconds=value.ttl.active_seconds,
+            idleSeconds=value.ttl.idle_seconds,
+            onIdle=None if value.ttl.idle_seconds is None and value.ttl.on_idle is sandbox.OnIdle.PAUSE else value.ttl.on_idle.value,
+            secondsAfterFinished=value.ttl.seconds_after_finished,
+        ),
         terminationGracePeriodSeconds=value.termination_grace_period_seconds,
         nodeSelector=dict(value.node_selector),
         tolerations=[_filled(key=each.key, operator=each.operator, value=each.value, effect=each.effect) for each in value.tolerations],

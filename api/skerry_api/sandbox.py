@@ -33,6 +33,14 @@ class DesiredState(enum.StrEnum):
     PAUSED = "Paused"
 
 
+class OnIdle(enum.StrEnum):
+    """What happens to a program that was idle for long enough."""
+
+    PAUSE = "Pause"
+    STOP = "Stop"
+    DELETE = "Delete"
+
+
 class NetworkMode(enum.StrEnum):
     """Which network a sandbox has."""
 
@@ -62,6 +70,7 @@ class TerminationReason(enum.StrEnum):
     OOM_KILLED = "OOMKilled"
     PIDS_LIMIT = "PidsLimit"
     EXPIRED = "Expired"
+    IDLE_TIMEOUT = "IdleTimeout"
     STOPPED = "Stopped"
     NODE_LOST = "NodeLost"
     NODE_REBOOTED = "NodeRebooted"
@@ -137,9 +146,11 @@ class SecuritySpec:
 
 @dataclass(frozen=True, slots=True)
 class Ttl:
-    """How long it may run, and how long it stays after it finished; seconds."""
+    """How long it may run, how long it may be idle, and how long it stays after it finished; seconds."""
 
     active_seconds: int | None = None
+    idle_seconds: int | None = None
+    on_idle: OnIdle = OnIdle.PAUSE
     seconds_after_finished: int | None = None
 
 

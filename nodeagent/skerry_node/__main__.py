@@ -132,6 +132,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("restart-backoff-seconds", float, "how long the second restart in a row is held back; each further one twice as long (default: 10)"),
     ("restart-backoff-max-seconds", float, "and how long at most (default: 300)"),
     ("restart-backoff-reset-seconds", float, "a run this long forgives the ends before (default: 600)"),
+    ("idle-sample-seconds", float, "how often to look at sandboxes that have ttl.idleSeconds (default: 1)"),
     ("image-tries", int, "refusals by a registry after which a sandbox that is never restarted has failed (default: 3)"),
 )
 

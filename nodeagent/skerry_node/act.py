@@ -45,6 +45,8 @@ _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.BeginStop: ending.begin_stop,
     plan.Freeze: ending.freeze,
     plan.Thaw: ending.thaw,
+    plan.FallAsleep: ending.fall_asleep,
+    plan.Rouse: ending.rouse,
     plan.KillProcess: ending.kill_process,
     plan.ResolveEnd: ending.resolve_end,
     plan.RecordEnd: ending.record_end,

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from skerry_node import (
     backend,
     building,
+    dozing,
     errors,
     gauging,
     handles,
@@ -36,7 +37,7 @@ from skerry_node.image.store import Store
 from skerry_node.keeper import client, holding
 from skerry_node.kernel import features
 from skerry_node.metering import series
-from skerry_node.network import bridge, ipam, nat
+from skerry_node.network import bridge, ipam, knocks, nat
 from skerry_node.preparing import passes
 from skerry_node.rootfs import runtime, scratch
 from skerry_node.serving import server
@@ -92,6 +93,8 @@ class Agent:
         self.meters = metrics.Meters(self._read_samples, self._read_gauges)
         self.sessions = table.Sessions(settings.keeper_socket)
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
+        self.dozing = dozing.Dozing(self.hands, self.loop)
+        self.dozing.read_busy = self.sessions.busy_uids
         self.builds = building.Builds(
             hands=self.hands, store=self.store, guests=self.loop.guests, poke=self.loop.poke, poke_all=self.loop.poke_all,
             directory=settings.builds_dir,
@@ -127,6 +130,7 @@ class Agent:
                 tasks.create_task(self.loop.run())
                 tasks.create_task(self.house.run())
                 tasks.create_task(self.gauges.survey())
+                tasks.create_task(self.dozing.run())
                 self._open_stream_door(tasks)
                 if self.preparing is not None:
                     tasks.create_task(self.preparing.run())
@@ -259,6 +263,8 @@ async def purge(settings: Settings, *, images: bool) -> None:
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
     nat.remove_rules(settings.bridge)
+    with contextlib.suppress(knocks.KnocksUnavailable):
+        knocks.remove(settings.bridge)
     if not settings.keeper_outside:  # there it is a volume of the pod
         runtime.remove_memory(settings.run_dir)
     shutil.rmtree(settings.run_dir, ignore_errors=True)

@@ -19,7 +19,7 @@ from skerry_node.model import Life, Limits, Stopping
 async def begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
     assert isinstance(step, plan.BeginStop)
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    life = dataclasses.replace(case.observed.life, stopping=Stopping(reason=step.reason.value, since_seconds=now))
+    life = dataclasses.replace(case.observed.life, is_asleep=False, stopping=Stopping(reason=step.reason.value, since_seconds=now))
     means.write_life(hands, case, life)
     number = case.image.config.stop_signal if case.image is not None else signal.SIGTERM
     await hands.keeper.signal(case.uid, number)
@@ -34,6 +34,22 @@ async def freeze(hands: Hands, case: Case, _: plan.Step) -> None:
 
 async def thaw(hands: Hands, case: Case, _: plan.Step) -> None:
     hands.view.groups.open(case.uid).thaw()
+
+
+async def fall_asleep(hands: Hands, case: Case, _: plan.Step) -> None:
+    """The note comes first: what is frozen without one is thawed by the next look, what is noted and not frozen is frozen by it."""
+    if hands.before_sleep is not None:
+        await hands.before_sleep(case.uid)
+    life = lives.read(hands.view.runtime_fd, case.uid) or Life()
+    if hands.idle.active_at(case.uid, life.attempt) != case.observed.active_at_seconds:
+        return  # somebody came in between
+    means.write_life(hands, case, dataclasses.replace(life, is_asleep=True))
+    await freeze(hands, case, _)
+
+
+async def rouse(hands: Hands, case: Case, _: plan.Step) -> None:
+    hands.idle.note(case.uid, now=time.clock_gettime(time.CLOCK_BOOTTIME))
+    means.write_life(hands, case, dataclasses.replace(case.observed.life, is_asleep=False))
 
 
 async def kill_process(hands: Hands, case: Case, _: plan.Step) -> None:
@@ -72,7 +88,7 @@ async def record_end(hands: Hands, case: Case, _: plan.Step) -> None:
     )
     stopped = life.stopping is not None and life.stopping.reason == TerminationReason.STOPPED
     ended = dataclasses.replace(
-        life, attempt=life.attempt + 1, termination=termination, stopping=None, is_at_rest=stopped, finished_seconds=finished,
+        life, attempt=life.attempt + 1, termination=termination, stopping=None, is_asleep=False, is_at_rest=stopped, finished_seconds=finished,
     )  # fmt: skip
     restarts = case.sandbox is not None and not stopped and plan.should_restart(case.sandbox.spec.restart_policy, ended)
     if restarts:

@@ -14,7 +14,7 @@ from skerry_node.keeper import records
 from skerry_node.model import Life, Stopping
 
 VERSION = 1
-_ALIVE = frozenset({"Paused", TerminationReason.NODE_LOST.value})
+_ALIVE = frozenset({"Paused", "Idle", TerminationReason.NODE_LOST.value})
 
 
 def write(runtime_fd: int, uid: str, life: Life, *, name: str) -> None:

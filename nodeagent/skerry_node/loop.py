@@ -293,7 +293,7 @@ class Loop:
             sandbox,
             reason="Started" if ready.status == "True" else ready.reason,
             message=message,
-            warning=ready.status != "True" and ready.reason not in {"Starting", "Stopped", "Completed"},
+            warning=ready.status != "True" and ready.reason not in {"Starting", "Stopped", "Completed", "Idle"},
         )
 
     def _poke_later(self, uid: str, *, seconds: float) -> None:

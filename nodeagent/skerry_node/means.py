@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from skerry_api.sandbox import Sandbox
-from skerry_node import handles, imaging, lives, observe
+from skerry_node import handles, idling, imaging, lives, observe
 from skerry_node.image import integrity
 from skerry_node.image.store import Image
 from skerry_node.keeper import client
@@ -49,6 +50,9 @@ class Hands:
     favourite: Layers | None = None
     checks: integrity.Checks | None = None
     meters: Meters | None = None
+    idle: idling.Table = field(default_factory=idling.Table)
+    before_sleep: Callable[[str], Awaitable[None]] | None = None
+    """What is to be done before the sandbox of a uid is put to sleep."""
 
 
 @dataclass(slots=True)

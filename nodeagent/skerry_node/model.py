@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 
-from skerry_api.sandbox import DesiredState, NetworkMode, RestartPolicy, Sandbox, Termination
+from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy, Sandbox, Termination
 
 PAGE_BYTES = mmap.PAGESIZE
 """The kernel keeps limits of memory in whole pages, and reads them back so."""
@@ -34,8 +34,12 @@ class Desired:
     network: NetworkMode = NetworkMode.BRIDGE
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     active_seconds: int | None = None
+    idle_seconds: int | None = None
+    on_idle: OnIdle = OnIdle.PAUSE
     seconds_after_finished: int | None = None
     """Only where the agent itself expires objects; None leaves that to the operator."""
+    expires_objects: bool = False
+    """Whether the agent deletes objects whose time is over; in a cluster the operator does."""
     grace_seconds: int = 10
     has_past: bool = False
     """Status tells of a start or an end before: where the record of it is gone, it is rebuilt before anything is decided."""
@@ -92,6 +96,8 @@ class Life:
     finished_seconds: float = 0.0
     start_problem: str = ""
     crashes: int = 0
+    is_asleep: bool = False
+    """Paused by us because it was idle; what its user pauses is no business of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class Observed:
     """Those with a size of their own; all others lie in what is looked at anyway."""
     has_logs: bool = False
     has_image: bool = True
+    active_at_seconds: float | None = None
+    """When it was last seen active; None while nobody looks."""
 
     @property
     def is_empty(self) -> bool:
@@ -151,7 +159,10 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
         network=spec.network.mode,
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,
+        idle_seconds=spec.ttl.idle_seconds,
+        on_idle=spec.ttl.on_idle,
         seconds_after_finished=spec.ttl.seconds_after_finished if expires_objects else None,
+        expires_objects=expires_objects,
         grace_seconds=spec.termination_grace_period_seconds,
         has_past=sandbox.status.started_at is not None or sandbox.status.termination is not None,
         has_volumes=bool(spec.volumes),

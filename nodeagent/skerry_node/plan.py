@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skerry_api.sandbox import RestartPolicy, TerminationReason
+from skerry_api.sandbox import OnIdle, RestartPolicy, TerminationReason
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running
 
+OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
+"""Ends by time: no policy starts anything after them."""
 UNKNOWN_END_SECONDS = 3.0
 
 
@@ -63,6 +65,14 @@ class BeginStop(Step):
 
 class Freeze(Step):
     """Hold every process of the sandbox still."""
+
+
+class FallAsleep(Step):
+    """Note that the sandbox sleeps, and hold its processes still, unless something happened meanwhile."""
+
+
+class Rouse(Step):
+    """Note that it sleeps no more."""
 
 
 class Thaw(Step):
@@ -170,8 +180,8 @@ def can_start(desired: Desired, observed: Observed) -> bool:
 
 
 def should_restart(policy: RestartPolicy, life: Life) -> bool:
-    """What the restart policy says of the last end. An expired life is over under every policy."""
-    if life.termination is None or life.termination.reason == TerminationReason.EXPIRED:
+    """What the restart policy says of the last end. A life whose time was over is so under every policy."""
+    if life.termination is None or life.termination.reason in OVER:
         return False
     if policy is RestartPolicy.ALWAYS:
         return True
@@ -188,9 +198,29 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (WriteLimits(uid, desired.limits),)
-    if observed.has_cgroup and observed.is_frozen != desired.is_paused:
-        return (Freeze(uid),) if desired.is_paused else (Thaw(uid),)
+    is_asleep = observed.life.is_asleep
+    if is_asleep and not may_sleep(desired):
+        return (Rouse(uid),)
+    if is_idle(desired, observed):
+        if desired.on_idle is not OnIdle.PAUSE:
+            return _begin_stop(observed, process, TerminationReason.IDLE_TIMEOUT)
+        return (FallAsleep(uid),)
+    if observed.has_cgroup and observed.is_frozen != (desired.is_paused or is_asleep):
+        return (Freeze(uid),) if desired.is_paused or is_asleep else (Thaw(uid),)
     return ()
+
+
+def may_sleep(desired: Desired) -> bool:
+    """Whether one that sleeps may go on sleeping: its user has not paused it meanwhile, and still wants it to sleep."""
+    return desired.idle_seconds is not None and desired.on_idle is OnIdle.PAUSE and not desired.is_paused
+
+
+def is_idle(desired: Desired, observed: Observed) -> bool:
+    """Whether a running one has been idle for as long as it may be. What is paused is neither idle nor active."""
+    since = observed.active_at_seconds
+    if desired.idle_seconds is None or since is None or desired.is_paused or observed.life.is_asleep:
+        return False
+    return observed.now_seconds >= since + desired.idle_seconds
 
 
 def _begin_stop(observed: Observed, process: Running, reason: TerminationReason) -> tuple[Step, ...]:
@@ -246,6 +276,8 @@ def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     elif not desired.wants_process and not life.is_at_rest:
         steps.append(MarkAtRest(uid))
     expires = desired.seconds_after_finished
+    if life.termination is not None and life.termination.reason == TerminationReason.IDLE_TIMEOUT and desired.on_idle is OnIdle.DELETE:
+        expires = 0 if desired.expires_objects else None
     is_finished = life.termination is not None and not wants_start(desired, observed)
     if expires is not None and is_finished and observed.now_seconds >= life.finished_seconds + expires:
         steps.append(ExpireObject(uid))

@@ -11,7 +11,7 @@ from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Terminatio
 from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
-from skerry_node.model import Ended, Life, Observed, Problem
+from skerry_node.model import Ended, Life, Observed, Problem, Running
 from skerry_node.volumes import errors as volume_errors
 
 MAX_ROUNDS = 8
@@ -81,6 +81,8 @@ def _look(
     image = store.find(sandbox.spec.image) if sandbox is not None else None
     number = image.config.stop_signal if image is not None else 15
     observed = observe.observe(hands.view, uid, has_image=image is not None, stop_signal=number)
+    if desired is not None and desired.idle_seconds is not None and isinstance(observed.process, Running):
+        observed = dataclasses.replace(observed, active_at_seconds=hands.idle.active_at(uid, observed.process.attempt))
     if sandbox is None or desired is None or desired.is_deleted or not desired.wants_process:
         hands.images.forget(uid)
         return observed, image, None

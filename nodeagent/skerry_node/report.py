@@ -21,6 +21,7 @@ from skerry_node import plan
 from skerry_node.model import Desired, Life, Limits, Observed, Problem, Running
 
 _TRUE, _FALSE, _UNKNOWN = "True", "False", "Unknown"
+_STOPS = {TerminationReason.EXPIRED: "ttl.activeSeconds is over", TerminationReason.IDLE_TIMEOUT: "it was idle for ttl.idleSeconds"}
 _SHELL_OFFSET = 128
 """An exit code says "ended by signal n" as 128 + n (POSIX shells, 2.8.2)."""
 
@@ -109,7 +110,7 @@ def status(sandbox: Sandbox, desired: Desired, observed: Observed, *, problem: P
 def _reason(status: int | None, exit_code: int | None, life: Life, counted: Counted, limits: Limits) -> tuple[TerminationReason, str]:
     if life.stopping is not None:
         reason = TerminationReason(life.stopping.reason)
-        return reason, {TerminationReason.EXPIRED: "ttl.activeSeconds is over"}.get(reason, "stopped on demand")
+        return reason, _STOPS.get(reason, "stopped on demand")
     if status is None:
         return TerminationReason.KEEPER_LOST, "the keeper died with this process, and nobody read how it ended"
     if counted.oom_kills and exit_code == _SHELL_OFFSET + signal.SIGKILL:
@@ -166,6 +167,8 @@ def _conditions(sandbox: Sandbox, desired: Desired, observed: Observed, problem:
 
 def _ready(observed: Observed, desired: Desired, problem: Problem | None) -> tuple[str, str, str, str]:
     """Of a sandbox whose process lives."""
+    if observed.is_frozen and observed.life.is_asleep:
+        return "Ready", _FALSE, "Idle", "idle for ttl.idleSeconds; the next exec or packet wakes it"
     if observed.is_frozen:
         return "Ready", _FALSE, "Paused", "desiredState is Paused"
     return "Ready", _TRUE, "Running", problem.message if problem is not None and desired.is_paused else ""

@@ -68,6 +68,8 @@ class Settings:
     restart_backoff_max_seconds: float = 300.0
     restart_backoff_reset_seconds: float = 600.0
     """How restarts are held back, see backoff.Backoff."""
+    idle_sample_seconds: float = 1.0
+    """How often sandboxes that may become idle are looked at."""
     image_tries: int = 3
     """Refusals in a row by the registry itself after which a sandbox that is never restarted has failed."""
     stream_address: str = ":9469"

@@ -12,7 +12,7 @@ from tests.unit.api import manifests
 EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("*.yaml"))
 _LIVE = {
     "resources": {"limits": {"cpu": "2", "memory": "128Mi"}},
-    "ttl": {"activeSeconds": 5},
+    "ttl": {"activeSeconds": 5, "idleSeconds": 6, "onIdle": "Delete"},
     "desiredState": "Stopped",
     "terminationGracePeriodSeconds": 1,
 }

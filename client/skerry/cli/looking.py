@@ -231,7 +231,7 @@ def _reason(sandbox: Sandbox) -> str:
 def _has_ended(sandbox: Sandbox) -> bool:
     """Whether the program has run and does not now; what waits for its start or its next one is not over."""
     ready = running.find_ready(sandbox)
-    if ready is None or ready.status == "True" or ready.reason in {"BackOff", "Paused"} or sandbox.metadata.deletion_timestamp:
+    if ready is None or ready.status == "True" or ready.reason in {"BackOff", "Idle", "Paused"} or sandbox.metadata.deletion_timestamp:
         return False
     return sandbox.status.termination is not None or ready.reason == "Stopped"
 

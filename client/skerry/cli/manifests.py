@@ -10,6 +10,7 @@ from typing import Any
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
+ON_IDLE = {"pause": "Pause", "stop": "Stop", "delete": "Delete"}
 RESTART_POLICIES = {"no": "Never", "on-failure": "OnFailure", "always": "Always", "unless-stopped": "Always"}
 PULL_POLICIES = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 NETWORKS = {"bridge": "Bridge", "none": "None", "host": "Host"}
@@ -43,6 +44,8 @@ class RunOptions:
     workdir: str | None = None
     hostname: str | None = None
     restart: str | None = None
+    idle_seconds: int | None = None
+    on_idle: str | None = None
     pull: str | None = None
     is_read_only: bool = False
     is_removed: bool = False
@@ -60,7 +63,9 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "pids": options.pids_limit,
     }
     env = dict(pair for text in options.env if (pair := _parse_env(text, environment)) is not None)
-    ttl = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
+    if options.on_idle and options.idle_seconds is None:
+        raise BadOptionError("--on-idle", "say after how long as well: --idle-seconds N")
+    kept = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
     spec = {
         "image": options.image,
         "imagePullPolicy": _choose(options.pull, PULL_POLICIES, "--pull") if options.pull else None,
@@ -74,7 +79,14 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "network": {"mode": _choose(options.network, NETWORKS, "--network")} if options.network else None,
         "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,
         "restartPolicy": _choose(options.restart, RESTART_POLICIES, "--restart") if options.restart else None,
-        "ttl": {"secondsAfterFinished": ttl} if ttl is not None else None,
+        "ttl": _without_none(
+            {
+                "idleSeconds": options.idle_seconds,
+                "onIdle": _choose(options.on_idle, ON_IDLE, "--on-idle") if options.on_idle else None,
+                "secondsAfterFinished": kept,
+            }
+        )
+        or None,
     }
     return {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": metadata, "spec": _without_none(spec)}
 

@@ -47,6 +47,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
     hostname: Annotated[str | None, typer.Option("--hostname", metavar="NAME", help="Host name inside; default: the name.")] = None,
     restart: Annotated[str | None, typer.Option("--restart", metavar="POLICY", help="no, on-failure, always, unless-stopped (the same).")] = None,
+    idle_seconds: Annotated[int | None, typer.Option("--idle-seconds", metavar="N", min=1, help="How long it may be idle.")] = None,
+    on_idle: Annotated[str | None, typer.Option("--on-idle", metavar="ACTION", help="Then: pause (default), stop, delete.")] = None,
     pull: Annotated[str | None, typer.Option("--pull", metavar="POLICY", help="always, missing (default), never.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root filesystem read-only.")] = False,
     entrypoint: Annotated[str | None, typer.Option("--entrypoint", metavar="PROGRAM", help="Replace the image's entry point.")] = None,
@@ -75,6 +77,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         workdir=workdir,
         hostname=hostname,
         restart=restart,
+        idle_seconds=idle_seconds,
+        on_idle=on_idle,
         pull=pull,
         is_read_only=read_only,
         is_removed=rm,
@@ -138,7 +142,7 @@ def find_problem(sandbox: Sandbox, *, is_new_start: bool = True) -> str | None:
     With *is_new_start* False the end of an earlier start is an answer as well.
     """
     ready, termination = find_ready(sandbox), sandbox.status.termination
-    if ready is None or ready.status == "True" or ready.reason in {"Stopped", "Paused"}:
+    if ready is None or ready.status == "True" or ready.reason in {"Stopped", "Paused", "Idle"}:
         return None
     has_ended = termination is not None and termination.reason != "StartFailed"
     if has_ended and (not is_new_start or (termination is not None and ready.reason == termination.reason)):

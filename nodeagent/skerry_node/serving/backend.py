@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -109,6 +110,10 @@ class Backend(Protocol):
 
     def order_task(self, sandbox: Sandbox, task: str, arguments: tuple[str, ...], *, user: str = "") -> wire.Entry:
         """The keeper's order for a task of ours in *sandbox*. Raises Refused while nothing runs there."""
+        ...
+
+    def visit(self, sandbox: Sandbox) -> AbstractContextManager[None]:
+        """Somebody is with *sandbox* for the time of a block: it wakes, and does not sleep."""
         ...
 
     async def signal(self, sandbox: Sandbox, number: int) -> None:

@@ -104,13 +104,14 @@ class StreamRoutes:
         _require_upgrade(request)
         answer = streams.make_socket()
         await answer.prepare(request)
-        await attaching.serve_output(
-            answer,
-            directory=self._backend.log_directory(sandbox),
-            has_ended=lambda: self._has_ended(sandbox),
-            exit_code=lambda: self._exit_code(sandbox),
-            signal=lambda number: self._backend.signal(sandbox, number),
-        )
+        with self._backend.visit(sandbox):
+            await attaching.serve_output(
+                answer,
+                directory=self._backend.log_directory(sandbox),
+                has_ended=lambda: self._has_ended(sandbox),
+                exit_code=lambda: self._exit_code(sandbox),
+                signal=lambda number: self._backend.signal(sandbox, number),
+            )
         return answer
 
     async def top(self, request: web.Request) -> web.Response:
@@ -138,7 +139,8 @@ class StreamRoutes:
         except BaseException:
             connection.close()
             raise
-        await ports.serve_connection(answer, connection, port=port)
+        with self._backend.visit(sandbox):
+            await ports.serve_connection(answer, connection, port=port)
         return answer
 
     async def start(self, sandbox: api.Sandbox, options: exec_options.ExecOptions) -> Session:

@@ -103,6 +103,8 @@ BAD = (
     Bad("restartPolicy", {"restartPolicy": "Sometimes"}, "spec.restartPolicy", "write one of Never, OnFailure, Always", "supported values"),
     Bad("desiredState", {"desiredState": "Frozen"}, "spec.desiredState", "write one of Running, Stopped, Paused", "supported values"),
     Bad("active seconds", {"ttl": {"activeSeconds": 0}}, "spec.ttl.activeSeconds", "write a whole number from 1 to 31536000"),
+    Bad("idle seconds", {"ttl": {"idleSeconds": 0}}, "spec.ttl.idleSeconds", "write a whole number from 1 to 31536000"),
+    Bad("on idle", {"ttl": {"idleSeconds": 5, "onIdle": "Freeze"}}, "spec.ttl.onIdle", "write one of", "Unsupported value"),
     Bad("after finished", {"ttl": {"secondsAfterFinished": -1}}, "spec.ttl.secondsAfterFinished", "write a whole number from 0 to 31536000"),
     Bad("grace", {"terminationGracePeriodSeconds": 86401}, "spec.terminationGracePeriodSeconds", "write a whole number from 0 to 86400"),
     Bad(
