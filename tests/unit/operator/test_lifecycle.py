@@ -63,7 +63,6 @@ _LOST = {"ready": ("False", "NodeLost"), "end": TerminationReason.NODE_LOST}
         pytest.param(
             sandbox(ready=("False", "Stopped"), end=TerminationReason.STOPPED, stays=0), False, None, id="stopped on demand, and about to start again"
         ),
-        pytest.param(sandbox(**_LOST, stays=0), True, Expire(), id="lost, and its time is over"),
     ],
 )
 def test_one_decision_for_every_state(value, is_lost, expected):
