@@ -72,6 +72,7 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         workingDir=value.working_dir,
         user=value.user,
         hostname=value.hostname,
+        init=value.init or None,
         resources=_filled(
             requests=_filled(
                 cpu=quantities.render_cpu(requests.cpu_millicores) if requests.cpu_millicores else None,

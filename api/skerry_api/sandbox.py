@@ -178,6 +178,8 @@ class SandboxSpec:
     working_dir: str | None = None
     user: str | None = None
     hostname: str | None = None
+    init: bool = False
+    """The first process is a tiny one of ours, which reaps and forwards signals."""
     resources: Resources = Resources()
     network: NetworkSpec = NetworkSpec()
     volumes: tuple[Volume, ...] = ()

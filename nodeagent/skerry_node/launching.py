@@ -49,6 +49,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         capabilities=_capabilities(sandbox),
         dressed=dressed,
         volumes=mounting.orders(sandbox),
+        init=spec.init,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from skerry_node.model import Ended, Life, Observed, Running
 from skerry_node.network import ipam
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_SIGTIMEDWAIT = {"aarch64": b"137"}.get(os.uname().machine, b"128")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -97,7 +99,15 @@ def read_process_state(pid: int, signal_number: int) -> ProcessState | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     mask = int(lines[b"SigCgt"], 16) | int(lines[b"SigBlk"], 16)
-    return ProcessState(is_alive=lines[b"State"].split()[0] not in {b"Z", b"X"}, handles_signal=bool(mask >> (signal_number - 1) & 1))
+    is_alive = lines[b"State"].split()[0] not in {b"Z", b"X"}
+    return ProcessState(is_alive=is_alive, handles_signal=bool(mask >> (signal_number - 1) & 1) or _awaits_signals(pid))
+
+
+def _awaits_signals(pid: int) -> bool:
+    """Whether it waits in rt_sigtimedwait, as tini and dumb-init do: the kernel shows what it waits for as not blocked (kernel/signal.c)."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/syscall", "rb") as file:
+        return file.read().split()[:1] == [_SIGTIMEDWAIT]
+    return False
 
 
 def _exists(directory_fd: int, name: str) -> bool:

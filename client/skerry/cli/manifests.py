@@ -44,6 +44,7 @@ class RunOptions:
     workdir: str | None = None
     hostname: str | None = None
     restart: str | None = None
+    has_init: bool = False
     idle_seconds: int | None = None
     on_idle: str | None = None
     pull: str | None = None
@@ -75,6 +76,7 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "workingDir": options.workdir,
         "user": options.user,
         "hostname": options.hostname,
+        "init": True if options.has_init else None,
         "resources": _without_none({"limits": _without_none(limits) or None}) or None,
         "network": {"mode": _choose(options.network, NETWORKS, "--network")} if options.network else None,
         "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,

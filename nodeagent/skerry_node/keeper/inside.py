@@ -150,6 +150,8 @@ def _become(launch: wire.Launch, fds: list[int], waiting: Waiting, seccomp_progr
     confine.install_filter(seccomp_program)
     try:
         environment = program.make_environment(launch.env, hostname=launch.hostname, home=who.home)
+        if launch.init:
+            program.execute_under_init(launch.argv, environment, status_fd=STATUS_FD)
         program.execute(launch.argv, environment)
     except program.StepFailed as failure:
         _report(failure)

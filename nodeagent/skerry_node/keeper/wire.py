@@ -82,6 +82,8 @@ class Launch:
     capabilities: int
     dressed: bool
     volumes: tuple[Volume, ...] = ()
+    init: bool = False
+    """The first process is ours, and starts the program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,11 @@ def take(buffer: bytearray) -> Message | None:
 
 
 def render_launch(launch: Launch) -> Message:
-    """*launch* as JSON."""
-    return asdict(launch)
+    """*launch* as JSON. What an older keeper does not know is said only where it is wanted."""
+    raw = asdict(launch)
+    if not launch.init:
+        del raw["init"]
+    return raw
 
 
 def render_shell(shell: Shell) -> Message:

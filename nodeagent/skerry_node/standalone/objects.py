@@ -169,6 +169,7 @@ def _refuse_changes(old: api.SandboxSpec, new: api.SandboxSpec) -> None:
         "spec.volumes": old.volumes != new.volumes,
         "spec.volumeMounts": old.volume_mounts != new.volume_mounts,
         "spec.network.mode": old.network.mode != new.network.mode,
+        "spec.init": old.init != new.init,
         "spec.restartPolicy": old.restart_policy != new.restart_policy,
     }
     for field, is_changed in fixed.items():
