@@ -6,14 +6,15 @@ import os
 import sys
 from collections.abc import Mapping
 
-from dashboards import metricspage
+from dashboards import grafana, metricspage, pages
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def render() -> Mapping[str, str]:
     """The content of every generated file, by its path from the root of the tree."""
-    return {"docs/metrics.md": metricspage.render()}
+    made = {f"charts/skerry/dashboards/{page.uid}.json": grafana.render(page) for page in pages.ALL}
+    return {"docs/metrics.md": metricspage.render(), **made}
 
 
 def find_differing() -> list[str]:

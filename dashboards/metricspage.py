@@ -27,7 +27,8 @@ not zero. Counts of a sandbox are read from the kernel when Prometheus asks.
 | operator, gateway | `http://HOST:PORT/metrics`, see `--metrics-port` |
 
 All of them tell `process_*` of themselves as well. Call the jobs `skerry-agent`, `skerry-operator` and `skerry-gateway`, and set `honor_labels: true`
-for the agents, because the namespace of a sandbox is not the agent's.
+for the agents, because the namespace of a sandbox is not the agent's; an agent's own series get their label `node` from whoever scrapes. The
+chart's monitors (`monitoring.podMonitors`) do all of this. The rules are in `charts/skerry/rules`, the dashboards in [dashboards.md](dashboards.md).
 """
 
 
