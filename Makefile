@@ -9,9 +9,10 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
 TEST_PACKAGES := apache2-utils buildah docker-registry skopeo strace umoci
+LANES ?= 3
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
-.PHONY: help demo test test-vm check static format cluster bench clean packages test-packages vm-packages
+.PHONY: help demo test test-all test-vm check static format cluster bench clean packages test-packages vm-packages
 
 help: ## What can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,7 +41,10 @@ demo: $(VENV)/.ready packages ## Run a sandbox on this machine and show what it 
 	@$(BIN)/python -m tests.harness.demo
 
 test: $(VENV)/.ready packages test-packages static ## Every test: unit, kernel, API server (root)
-	@$(BIN)/python -m pytest tests/unit tests/kernel tests/apiserver tests/security
+	@$(BIN)/python -m pytest -q -n $(LANES) --durations 15 tests/unit tests/kernel tests/apiserver tests/security
+
+test-all: export SKERRY_TEST_PARTS := 1
+test-all: test ## The same with every kill point: what `make test` takes a part of
 
 test-vm: $(VENV)/.ready packages vm-packages ## The kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU
 	@$(BIN)/python -m tests.harness.vm

@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -28,12 +27,12 @@ from typing import Any, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.harness import aggregation, assets
+from tests.harness import aggregation, assets, claims
 from tests.harness.etcd import Etcd
 from tests.harness.processes import Process, ProcessFailed
 
 CRDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "crds")
-_READY_SECONDS = 60.0  # 3 s on an idle machine with two cores
+_READY_SECONDS = 180.0  # 3 s on an idle machine with two cores
 _ISSUER = "https://kubernetes.default.svc"
 
 
@@ -47,7 +46,7 @@ class ControlPlane:
         self._programs = programs
         self._fsync = fsync
         self.token = secrets.token_hex(16)
-        client_port, peer_port, self._port = free_ports(3)
+        client_port, peer_port, self._port = (claims.claim_port() for _ in range(3))
         self._peer = f"http://127.0.0.1:{peer_port}"
         self.etcd_endpoint = f"http://127.0.0.1:{client_port}"
         self.url = f"https://127.0.0.1:{self._port}"
@@ -126,13 +125,13 @@ class ControlPlane:
         """The body of a GET as admin, without kubectl's half second. Raises urllib.error.URLError, of which HTTPError is one."""
         headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
         request = urllib.request.Request(self.url + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=5, context=self._tls) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=self._tls) as answer:
             return bytes(answer.read())
 
     def apply_crds(self) -> None:
         """Apply crds/ and wait until each is served."""
         self.kubectl("apply", "--server-side", "-f", CRDS)
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
+        self.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", CRDS)
         for row in self.get("-f", CRDS)["items"]:  # established is not yet served: for a moment a list answers 429
             path = f"/apis/{row['spec']['group']}/{row['spec']['versions'][0]['name']}/{row['spec']['names']['plural']}"
             self._wait(path, lambda path=path: bool(self.read(path)))  # type: ignore[misc]
@@ -225,12 +224,3 @@ class ControlPlane:
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca_path)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody held a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from tests.harness import machine, neighbours, subreaper
 
-PATIENCE_SECONDS = 5.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
+PATIENCE_SECONDS = 30.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
 _FILE = re.compile(r"skerry|^sk[-_.\d]")
 _PLACES = ("/run", "/run/netns", "/var/lib", "/tmp")
 _OBJECT = ("table", "chain", "rule", "set", "map", "element")
@@ -34,7 +34,7 @@ class Scope:
 
     def is_ours(self, text: str) -> bool:
         """Whether a path or a name is ours."""
-        return "skerry" in text or any(root in text for root in self.roots)
+        return "skerry" in text or any(f"{root}/" in text for root in self.roots)
 
 
 Snapshot = Mapping[str, Counter[str]]
@@ -43,6 +43,7 @@ Snapshot = Mapping[str, Counter[str]]
 
 def snapshot(scope: Scope) -> Snapshot:
     """Everything of ours that there is now. Needs root to see all of it."""
+    neighbours.learn_marks(scope.pid)  # before as well as after: whoever ends meanwhile takes its marks along
     ours = _descendants(scope.pid)
     kinds: dict[str, Callable[[], Iterator[str]]] = {
         "mount": lambda: _mounts(scope),
@@ -56,6 +57,7 @@ def snapshot(scope: Scope) -> Snapshot:
         "file": _files,
     }
     found = {kind: list(read()) for kind, read in kinds.items()}
+    neighbours.learn_marks(scope.pid)
     theirs = neighbours.learn(lambda: _descendants(scope.pid) | {scope.pid})
     return {kind: Counter(line for line in lines if not neighbours.is_theirs(line, theirs)) for kind, lines in found.items()}
 

@@ -9,6 +9,8 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
+from tests.harness import claims
+
 _NAME = re.compile(r"(?<![\w-])(?:skerry[\w-]*|sk[\w]+-)")  # links are sk<part of the bridge's name>-<slot>
 _PLACE = re.compile(r"(?:/run|/tmp|/var/lib)/(skerry[\w-]+)")
 _COMMON = frozenset({"skerry", "skerry_node", "skerry_operator", "skerry_api", "skerry-system", "skerry-keeper"})
@@ -24,6 +26,13 @@ def learn(find_ours: Callable[[], set[int]]) -> frozenset[str]:
         if pid not in ours:
             _known.update(names)
     return frozenset(_known)
+
+
+def learn_marks(root: int) -> None:
+    """The marks that other sessions have claimed: what they name is theirs, whether or not a process of theirs runs. *root* is our own's."""
+    for mark, owner in claims.read_marks().items():
+        if owner != root:
+            _known.update((f"skerry-{mark}", f"skerry{mark}", f"skerry-skerry{mark}", f"sk{mark}-"))
 
 
 def _read_names(pid: str) -> set[str]:

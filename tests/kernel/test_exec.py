@@ -121,15 +121,18 @@ def test_it_ends_with_the_sandbox(node):
 def test_no_fd_stays(node):
     """Agent and keeper have after many execs, ended, refused and broken off, the fds that they had before."""
     pids = (node.pid, _keeper(node))
-    time.sleep(0.2)
-    before = [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
+
+    def count():
+        return [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids]
+
+    before = _settled(count)
     for tty in (False, True):
         for _ in range(5):
             node.client.exec("box", ["echo", "x"], tty=tty)
             node.client.open_exec("box", ["cat"], stdin=True, tty=tty).close()
             with pytest.raises(Refused):
                 node.client.exec("box", ["nothing-here"], tty=tty)
-    _until(lambda: [len(os.listdir(f"/proc/{pid}/fd")) for pid in pids] == before)
+    _until(lambda: count() == before)
 
 
 def test_a_child_in_the_background_is_not_waited_for(node):
@@ -257,7 +260,7 @@ def _resize(fd, rows, columns):
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 
-def _read_until(fd, wanted, seconds=20):
+def _read_until(fd, wanted, seconds=60):
     data = b""
     deadline = time.monotonic() + seconds
     while wanted not in data:
@@ -271,12 +274,27 @@ def _wait_ended(node, name):
     return _until(lambda: next((each for each in node.client.execs("box") if each["id"] == name and not each["running"]), None))
 
 
-def _until(is_done, seconds=15):
+def _until(is_done, seconds=60):
     deadline = time.monotonic() + seconds
     while not (found := is_done()):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return found
+
+
+def _settled(read):
+    """What *read* gives once it has given the same for half a second: what earlier tests left to be closed is closed."""
+    seen, since = read(), time.monotonic()
+
+    def is_still():
+        nonlocal seen, since
+        found = read()
+        if found != seen:
+            seen, since = found, time.monotonic()
+        return time.monotonic() - since > 0.5
+
+    _until(is_still)
+    return seen
 
 
 def _keeper(node):

@@ -15,12 +15,15 @@ import pytest
 
 from skerry_node.keeper import link, wire
 from skerry_node.network import bridge, nat
+from tests.harness import claims
 
-NETWORK = ipaddress.IPv4Network("10.253.77.0/28")
-OTHER_NETWORK = ipaddress.IPv4Network("10.253.78.0/28")
-OUTSIDE = "10.253.79.2"
+SECOND = claims.claim_range()
+NETWORK = ipaddress.IPv4Network(f"10.{SECOND}.77.0/28")
+OTHER_NETWORK = ipaddress.IPv4Network(f"10.{SECOND}.78.0/28")
+OUTSIDE = f"10.{SECOND}.79.2"
 GATEWAY = NETWORK[1]
-BRIDGE = f"skt{os.getpid() % 100_000}"
+MARK = claims.claim_mark("nw")
+BRIDGE = f"skerry{MARK}"
 
 INSIDE = """
 import socket, sys
@@ -98,7 +101,7 @@ class Net:
 
 
 def port(slot: int) -> str:
-    return f"{BRIDGE}-{slot}"
+    return f"sk{MARK}-{slot}"
 
 
 @pytest.fixture
@@ -116,12 +119,12 @@ def net() -> Iterator[Net]:
 def outside(net: Net) -> Iterator[Namespace]:
     """A host beyond this one: it knows no way back to the sandboxes' range."""
     inside = Namespace()
-    name = f"{BRIDGE}-out"
+    name = f"sk{MARK}-out"
     try:
         with link.Rtnl() as rtnl:
             rtnl.create_veth(name, peer_netns_fd=inside.fd, master_index=0, mac="02:58:00:00:00:01", isolated=False)
-        subprocess.run(["ip", "address", "add", "10.253.79.1/29", "dev", name], check=True)
-        wanted = wire.Link(host_name="", bridge_index=0, mac="", address=OUTSIDE, prefix=29, gateway="10.253.79.4")
+        subprocess.run(["ip", "address", "add", f"10.{SECOND}.79.1/29", "dev", name], check=True)
+        wanted = wire.Link(host_name="", bridge_index=0, mac="", address=OUTSIDE, prefix=29, gateway=f"10.{SECOND}.79.4")
         inside.do(f"link.configure_inside(wire.{wanted!r})")
         yield inside
     finally:
@@ -185,7 +188,7 @@ def test_what_leaves_carries_the_hosts_address(net: Net, outside: Namespace):
     inside = net.join(2)
     outside.do("listen('0.0.0.0', 80)")
     assert inside.do(f"connects('{OUTSIDE}', 80)") == "True"
-    assert outside.do("accept_from()") == "10.253.79.1"
+    assert outside.do("accept_from()") == f"10.{SECOND}.79.1"
     nat.remove_rules(BRIDGE)
     assert inside.do(f"connects('{OUTSIDE}', 80)") == "False"
 
@@ -197,7 +200,7 @@ def test_a_link_goes_with_its_namespace(net: Net):
         rtnl.create_veth(port(2), peer_netns_fd=inside.fd, master_index=net.index, mac="02:58:00:00:00:02")
     assert link.link_index(port(2)) > 0
     inside.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/sys/class/net/{port(2)}") and time.monotonic() < deadline:
         time.sleep(0.01)
     with pytest.raises(OSError, match=f"link {port(2)}: No such device"):
@@ -229,7 +232,7 @@ def test_the_bridge_is_made_once_and_follows_the_range(net: Net):
     assert bridge.ensure_bridge(BRIDGE, network=NETWORK, gateway=GATEWAY) == net.index
     assert bridge.ensure_bridge(BRIDGE, network=OTHER_NETWORK, gateway=OTHER_NETWORK[1]) == net.index
     shown = subprocess.run(["ip", "-o", "address", "show", "dev", BRIDGE], capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"inet6? (\S+)", shown) == ["10.253.78.1/28"]
+    assert re.findall(r"inet6? (\S+)", shown) == [f"10.{SECOND}.78.1/28"]
 
 
 def test_a_link_that_is_no_bridge_is_left_alone(net: Net):
