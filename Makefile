@@ -50,7 +50,7 @@ test-vm: $(VENV)/.ready packages vm-packages ## The kernel tests on Debian's ker
 	@$(BIN)/python -m tests.harness.vm
 
 check: static ## Lint, types, imports, unit tests but the thorough ones: seconds
-	@$(BIN)/python -m pytest -q -n 2 -m 'not thorough' tests/unit
+	@$(BIN)/python -m pytest -q -n 2 --hypothesis-profile quick -m 'not thorough' tests/unit
 
 static: $(VENV)/.ready
 	@$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import secrets
 import signal
 import ssl
@@ -33,6 +34,9 @@ from tests.harness.processes import Process, ProcessFailed
 
 CRDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "crds")
 _READY_SECONDS = 180.0  # 3 s on an idle machine with two cores
+_CONNECTS = 6  # of 10 s each
+_UNHEARD = re.compile(r"TLS handshake timeout|dial tcp \S+ i/o timeout")
+"""How kubectl says that a busy machine has kept it from being heard at all, so that asking again does nothing twice."""
 _ISSUER = "https://kubernetes.default.svc"
 
 
@@ -112,7 +116,10 @@ class ControlPlane:
     def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: A002 - subprocess's word
         """Run kubectl as the cluster's admin; *input* is its standard input. Raises ProcessFailed with its words when *check*."""
         command = [self._programs.kubectl, "--kubeconfig", self.kubeconfig, *args]
-        done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, env=self._environment())
+        for _ in range(_CONNECTS):
+            done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, env=self._environment())
+            if done.returncode == 0 or not check or not _UNHEARD.search(done.stderr):
+                break
         if check and done.returncode != 0:
             raise ProcessFailed(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.harness import machine, neighbours, subreaper
+from tests.harness import claims, machine, neighbours, subreaper
 
 PATIENCE_SECONDS = 30.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
 _FILE = re.compile(r"skerry|^sk[-_.\d]")
@@ -33,12 +33,21 @@ class Scope:
     pid: int = field(default_factory=subreaper.root_pid)
 
     def is_ours(self, text: str) -> bool:
-        """Whether a path or a name is ours."""
+        """Whether a path or a name is ours, or of someone who names things as we do."""
         return "skerry" in text or any(f"{root}/" in text for root in self.roots)
 
 
-Snapshot = Mapping[str, Counter[str]]
-"""What there is by kind of thing: readable lines with their number."""
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What there is by kind of thing: readable lines with their number."""
+
+    kinds: Mapping[str, Counter[str]]
+    own: tuple[str, ...]
+    """What only our own things have in their names: a session beside us may end, and its things go, whether or not we knew whose they were."""
+
+    def is_own(self, line: str) -> bool:
+        """Whether a line is surely ours."""
+        return any(part in line for part in self.own)
 
 
 def snapshot(scope: Scope) -> Snapshot:
@@ -59,17 +68,20 @@ def snapshot(scope: Scope) -> Snapshot:
     found = {kind: list(read()) for kind, read in kinds.items()}
     neighbours.learn_marks(scope.pid)
     theirs = neighbours.learn(lambda: _descendants(scope.pid) | {scope.pid})
-    return {kind: Counter(line for line in lines if not neighbours.is_theirs(line, theirs)) for kind, lines in found.items()}
+    kinds = {kind: Counter(line for line in lines if not neighbours.is_theirs(line, theirs)) for kind, lines in found.items()}
+    marks = tuple(mark for mark, root in claims.read_marks().items() if root == scope.pid)
+    return Snapshot(kinds, (*marks, *(f"{root}/" for root in scope.roots)))
 
 
 def diff(before: Snapshot, after: Snapshot) -> list[str]:
-    """Readable lines: what is there now and was not before, and what of ours is gone."""
-    added = [f"left behind: {kind} {line}" for kind in after for line in sorted((after[kind] - before[kind]).elements())]
+    """Readable lines: what is there now and was not before, and what is gone and was surely ours."""
+    added = [f"left behind: {kind} {line}" for kind in after.kinds for line in sorted((after.kinds[kind] - before.kinds[kind]).elements())]
     gone = [
         f"taken away: {kind} {line}"
-        for kind in after
+        for kind in after.kinds
         if kind not in ("process", "open file", "network namespace", "file")  # a fixture of a wider scope may end these
-        for line in sorted((before[kind] - after[kind]).elements())
+        for line in sorted((before.kinds[kind] - after.kinds[kind]).elements())
+        if before.is_own(line)
     ]
     return added + gone
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import typer
 
@@ -101,6 +103,12 @@ def everywhere(
     given = {key: value for key, value in values.items() if value}
     inner = {name: _each_of(group, given) for name, group in (("image", images.app), ("node", nodes.app))}
     context.default_map = {**_each_of(app, given), **inner, **dict.fromkeys(words.ALIASES, given)}
+
+
+@functools.cache
+def built() -> Callable[..., Any]:
+    """The command line, to be called with *args* and *prog_name*; putting it together takes longer than most commands, so once a process."""
+    return typer.main.get_command(app)
 
 
 def _each_of(group: typer.Typer, given: Mapping[str, object]) -> dict[str, object]:
