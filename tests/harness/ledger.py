@@ -1,7 +1,8 @@
 """The books of the machine: what carries our name in the kernel and on disk, before a test and after it.
 
-Only what is ours counts, for a machine is busy with other things: names with `skerry`, links with `sk`, paths below the session's own
-temporary directory, and what processes of this session hold; less what a neighbour's agent owns (neighbours.py).
+Only what is ours counts, for a machine is busy with other things, and sessions run side by side: names with a mark that this session has
+claimed (claims.py), the names that an agent without flags takes, unless a neighbour's does (neighbours.py), paths below the session's own
+temporary directory, and what its processes hold.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from tests.harness import claims, machine, neighbours, subreaper
 PATIENCE_SECONDS = 30.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
 _FILE = re.compile(r"skerry|^sk[-_.\d]")
 _PLACES = ("/run", "/run/netns", "/var/lib", "/tmp")
+_HELD = frozenset({"network namespace", "process", "open file"})
+"""Kinds that are found from our processes, so that no name need tell whose they are."""
 _OBJECT = ("table", "chain", "rule", "set", "map", "element")
 
 
@@ -37,22 +40,12 @@ class Scope:
         return "skerry" in text or any(f"{root}/" in text for root in self.roots)
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """What there is by kind of thing: readable lines with their number."""
-
-    kinds: Mapping[str, Counter[str]]
-    own: tuple[str, ...]
-    """What only our own things have in their names: a session beside us may end, and its things go, whether or not we knew whose they were."""
-
-    def is_own(self, line: str) -> bool:
-        """Whether a line is surely ours."""
-        return any(part in line for part in self.own)
+Snapshot = Mapping[str, Counter[str]]
+"""What there is by kind of thing: readable lines with their number."""
 
 
 def snapshot(scope: Scope) -> Snapshot:
     """Everything of ours that there is now. Needs root to see all of it."""
-    neighbours.learn_marks(scope.pid)  # before as well as after: whoever ends meanwhile takes its marks along
     ours = _descendants(scope.pid)
     kinds: dict[str, Callable[[], Iterator[str]]] = {
         "mount": lambda: _mounts(scope),
@@ -66,22 +59,23 @@ def snapshot(scope: Scope) -> Snapshot:
         "file": _files,
     }
     found = {kind: list(read()) for kind, read in kinds.items()}
-    neighbours.learn_marks(scope.pid)
     theirs = neighbours.learn(lambda: _descendants(scope.pid) | {scope.pid})
-    kinds = {kind: Counter(line for line in lines if not neighbours.is_theirs(line, theirs)) for kind, lines in found.items()}
-    marks = tuple(mark for mark, root in claims.read_marks().items() if root == scope.pid)
-    return Snapshot(kinds, (*marks, *(f"{root}/" for root in scope.roots)))
+    own = (*(mark for mark, root in claims.read_marks().items() if root == scope.pid), *(f"{root}/" for root in scope.roots))
+
+    def counts(kind: str, line: str) -> bool:
+        return kind in _HELD or any(part in line for part in own) or (neighbours.is_default(line) and not neighbours.is_theirs(line, theirs))
+
+    return {kind: Counter(line for line in lines if counts(kind, line)) for kind, lines in found.items()}
 
 
 def diff(before: Snapshot, after: Snapshot) -> list[str]:
-    """Readable lines: what is there now and was not before, and what is gone and was surely ours."""
-    added = [f"left behind: {kind} {line}" for kind in after.kinds for line in sorted((after.kinds[kind] - before.kinds[kind]).elements())]
+    """Readable lines: what is there now and was not before, and what of ours is gone."""
+    added = [f"left behind: {kind} {line}" for kind in after for line in sorted((after[kind] - before[kind]).elements())]
     gone = [
         f"taken away: {kind} {line}"
-        for kind in after.kinds
+        for kind in after
         if kind not in ("process", "open file", "network namespace", "file")  # a fixture of a wider scope may end these
-        for line in sorted((before.kinds[kind] - after.kinds[kind]).elements())
-        if before.is_own(line)
+        for line in sorted((before[kind] - after[kind]).elements())
     ]
     return added + gone
 

@@ -9,8 +9,6 @@ import os
 import re
 from collections.abc import Callable, Iterable
 
-from tests.harness import claims
-
 _NAME = re.compile(r"(?<![\w-])(?:skerry[\w-]*|sk[\w]+-)")  # links are sk<part of the bridge's name>-<slot>
 _PLACE = re.compile(r"(?:/run|/tmp|/var/lib)/(skerry[\w-]+)")
 _COMMON = frozenset({"skerry", "skerry_node", "skerry_operator", "skerry_api", "skerry-system", "skerry-keeper"})
@@ -28,11 +26,9 @@ def learn(find_ours: Callable[[], set[int]]) -> frozenset[str]:
     return frozenset(_known)
 
 
-def learn_marks(root: int) -> None:
-    """The marks that other sessions have claimed: what they name is theirs, whether or not a process of theirs runs. *root* is our own's."""
-    for mark, owner in claims.read_marks().items():
-        if owner != root:
-            _known.update((f"skerry-{mark}", f"skerry{mark}", f"skerry-skerry{mark}", f"sk{mark}-"))
+def is_default(text: str) -> bool:
+    """Whether a name in *text* is one that an agent without flags takes: what it makes where it forgets its flags."""
+    return not _names(text).isdisjoint(_DEFAULTS)
 
 
 def _read_names(pid: str) -> set[str]:

@@ -160,11 +160,20 @@ def test_a_neighbours_agent_is_not_ours():
     assert neighbours.is_theirs("sk0-2", neighbours._agent_names("skerry-agent --standalone"))
 
 
-def test_a_neighbours_mark_tells_its_things(monkeypatch):
-    """What another session has claimed is never ours, whether or not any process of it runs."""
-    monkeypatch.setattr(claims, "read_marks", lambda: {"zzzz1": 1, "zzzz2": os.getpid()})
-    monkeypatch.setattr(neighbours, "_known", set())
-    neighbours.learn_marks(os.getpid())
-    for text in ("/run/skerry-zzzz1", "skerryzzzz1", "skzzzz1-12", 'table {"name": "skerry-skerryzzzz1"}'):
-        assert neighbours.is_theirs(text, neighbours._known), text
-        assert not neighbours.is_theirs(text.replace("zzzz1", "zzzz2"), neighbours._known), text
+def test_only_our_own_marks_count(monkeypatch, ledger_scope: books.Scope):
+    """What carries another session's mark, or nobody's, is none of our business: it comes and goes as it likes."""
+    before = books.snapshot(ledger_scope)
+    with _file(""):
+        assert books.diff(before, books.snapshot(ledger_scope)) != []
+        monkeypatch.setattr(claims, "read_marks", lambda: {MARK: 1})
+        assert books.diff(before, books.snapshot(ledger_scope)) == []
+        monkeypatch.setattr(claims, "read_marks", dict)
+        assert books.diff(before, books.snapshot(ledger_scope)) == []
+
+
+def test_an_agent_that_forgets_its_names_is_seen():
+    """The names of an agent without flags count, whoever has claimed what."""
+    for text in ("/run/skerry", "skerry0", "sk0-12", 'table {"name": "skerry-skerry0"}', "/sys/fs/cgroup/pids/skerry/sandboxes"):
+        assert neighbours.is_default(text), text
+    for text in ("/run/skerry-e2e", "skerry1", "skzzzz1-12", 'table {"name": "skerry-skerryzzzz1"}'):
+        assert not neighbours.is_default(text), text
