@@ -11,7 +11,22 @@ from collections.abc import Callable
 
 from skerry_api.node import PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import building, errors, imaging, inventory, means, metrics, mounting, observe, orphans, reconcile, report, shells, starting
+from skerry_node import (
+    building,
+    errors,
+    happenings,
+    imaging,
+    inventory,
+    means,
+    metrics,
+    mounting,
+    observe,
+    orphans,
+    reconcile,
+    report,
+    shells,
+    starting,
+)
 from skerry_node.build import cache
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
@@ -283,18 +298,10 @@ class Loop:
         self._post_event(sandbox, previous, status)
 
     def _post_event(self, sandbox: Sandbox, previous: SandboxStatus, status: SandboxStatus) -> None:
-        """One Event per transition that a person asks about."""
-        ready = next(condition for condition in status.conditions if condition.type == "Ready")
-        was = next((condition.reason for condition in previous.conditions if condition.type == "Ready"), None)
-        if ready.reason == was or ready.reason in {imaging.PULLING, imaging.FAILED}:
-            return  # imaging tells of these itself, each time
-        message = ready.message or f"{sandbox.spec.image} started in {status.start_duration_milliseconds} ms"
-        self._source.post_event(
-            sandbox,
-            reason="Started" if ready.status == "True" else ready.reason,
-            message=message,
-            warning=ready.status != "True" and ready.reason not in {"Starting", "Stopped", "Completed", "Idle"},
-        )
+        """One Event per transition that a person asks about; imaging tells of pulls itself, each time."""
+        told = happenings.find(previous, status, image=sandbox.spec.image, silent=frozenset({imaging.PULLING, imaging.FAILED}))
+        if told is not None:
+            self._source.post_event(sandbox, reason=told.reason, message=told.message, warning=told.is_warning)
 
     def _poke_later(self, uid: str, *, seconds: float) -> None:
         timer = self._timers.pop(uid, None)
