@@ -102,7 +102,7 @@ SANDBOX = Dashboard(
     "sandbox", "Skerry / Sandbox", "One sandbox, or a few side by side: what it uses, against what it may.", ("namespace", "node", "sandbox"),
     (
         Row("Now", (
-            stat("Phase", "short", f"sum by (phase) (skerry_sandbox_phase{_BOX})"),
+            stat("Phase", "short", f"sum by (phase) (skerry_sandbox_phase{_BOX})", "{{phase}}"),
             stat("Restarts", "short", f"sum(skerry_sandbox_restarts_total{_BOX})", warn=1, alarm=5),
             stat("Last start took", "s", f"max(skerry_sandbox_start_duration_seconds{_BOX})", warn=0.1, alarm=0.25),
             stat("Running for", "s", f"time() - min(skerry_sandbox_started_timestamp_seconds{_BOX})"),

@@ -74,9 +74,9 @@ def lines(title: str, unit: str, *queries: tuple[str, str], **more: object) -> P
     return Panel(title, tuple(Query(*query) for query in queries), unit=unit, **more)  # type: ignore[arg-type]
 
 
-def stat(title: str, unit: str, expression: str, **more: object) -> Panel:
-    """One number."""
-    return Panel(title, (Query(expression),), unit=unit, kind=STAT, **more)  # type: ignore[arg-type]
+def stat(title: str, unit: str, expression: str, legend: str = "", **more: object) -> Panel:
+    """One number, or one for each series."""
+    return Panel(title, (Query(expression, legend),), unit=unit, kind=STAT, **more)  # type: ignore[arg-type]
 
 
 def quantiles(metric: str, matchers: str = "", by: str = "") -> tuple[tuple[str, str], ...]:

@@ -59,7 +59,7 @@ def _draw_lines(axes: Any, panel: Panel, found: Sequence[tuple[str, Any]]) -> No
     busiest = sorted(found, key=lambda each: -max((float(value) for _, value in each[1] if value != "NaN"), default=0.0))[:_MOST_LINES]
     for legend, values in busiest:
         times = [datetime.datetime.fromtimestamp(float(at), tz=datetime.UTC) for at, _ in values]
-        axes.plot(times, [float(value) for _, value in values], linewidth=1, label=legend[:48])
+        axes.plot(times, [float(value) for _, value in values], linewidth=1, label=legend[:48] or panel.title)
     if busiest:
         axes.legend(loc="upper left", fontsize=5.5, facecolor=_PANEL, edgecolor="none", labelcolor=_INK, framealpha=0.6)
         axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M:%S"))
