@@ -10,9 +10,10 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
 TEST_PACKAGES := apache2-utils buildah docker-registry skopeo strace umoci
 LANES ?= 3
+E2E_PACKAGES := runc containernetworking-plugins buildah debootstrap
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
-.PHONY: help demo test test-all test-vm check static format cluster bench clean packages test-packages vm-packages
+.PHONY: help demo test test-all test-vm check static format cluster bench clean packages test-packages vm-packages e2e-packages e2e
 
 help: ## What can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +32,10 @@ packages:
 
 test-packages:
 	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
+e2e-packages:
+	@missing=$$(for p in $(E2E_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
 vm-packages:
@@ -61,6 +66,9 @@ static: $(VENV)/.ready
 format: $(VENV)/.ready ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+e2e: $(VENV)/.ready packages e2e-packages ## A real one-node cluster on this machine, with our images and the chart in it (root)
+	@$(BIN)/python -m pytest -x tests/e2e
 
 cluster: $(VENV)/.ready packages ## A control plane, the operator and one agent in the foreground
 	@$(BIN)/python -m tests.harness.cluster

@@ -43,6 +43,12 @@ _ISSUER = "https://kubernetes.default.svc"
 class ControlPlane:
     """etcd and kube-apiserver with their data in one directory; both die with this process and are waited for by `stop`."""
 
+    address = "127.0.0.1"
+    service_range = "10.0.0.0/24"
+    fixed_port: int | None = None
+    more_flags: tuple[str, ...] = ()
+    """Of kube-apiserver."""
+
     def __init__(self, directory: str, *, programs: assets.Assets, fsync: bool) -> None:
         self.directory = directory
         self.ca_path = os.path.join(directory, "certificates", "apiserver.crt")
@@ -50,10 +56,11 @@ class ControlPlane:
         self._programs = programs
         self._fsync = fsync
         self.token = secrets.token_hex(16)
-        client_port, peer_port, self._port = (claims.claim_port() for _ in range(3))
+        client_port, peer_port, port = (claims.claim_port() for _ in range(3))
+        self._port = self.fixed_port or port
         self._peer = f"http://127.0.0.1:{peer_port}"
         self.etcd_endpoint = f"http://127.0.0.1:{client_port}"
-        self.url = f"https://127.0.0.1:{self._port}"
+        self.url = f"https://{self.address}:{self._port}"
         self.etcd = Etcd(self.etcd_endpoint)
         self._processes: dict[str, Process] = {}
 
@@ -177,13 +184,13 @@ class ControlPlane:
     def _apiserver_flags(self) -> list[str]:
         key = f"{self.directory}/service-account.key"
         return [
-            f"--etcd-servers={self.etcd_endpoint}", "--bind-address=127.0.0.1", f"--secure-port={self._port}",
-            "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",  # a loopback address is no Endpoint
-            f"--cert-dir={self.directory}/certificates", "--service-cluster-ip-range=10.0.0.0/24",
+            f"--etcd-servers={self.etcd_endpoint}", f"--bind-address={self.address}", f"--secure-port={self._port}",
+            f"--advertise-address={self.address}", "--endpoint-reconciler-type=none",  # a loopback address is no Endpoint
+            f"--cert-dir={self.directory}/certificates", f"--service-cluster-ip-range={self.service_range}",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", f"--service-account-issuer={_ISSUER}",
             f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
             "--etcd-compaction-interval=0",  # so that writes_since reaches back
-            *aggregation.apiserver_flags(self.directory),
+            *aggregation.apiserver_flags(self.directory), *self.more_flags,
         ]  # fmt: skip
 
     def _write_files(self) -> None:

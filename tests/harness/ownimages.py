@@ -1,17 +1,19 @@
 """Our two images, built on this machine: a Debian base by debootstrap and wheels by the lock file, both once; then buildah, without a registry.
 
-`build(directory, version)` answers with paths of OCI archives. Needs root, apt's and PyPI's mirrors the first time.
+`build(version)` answers with paths of OCI archives. Needs root, apt's and PyPI's mirrors the first time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 
 from tests.harness import assets
@@ -23,38 +25,71 @@ _SUITE, _MIRROR = "bookworm", "http://deb.debian.org/debian"
 _PACKAGES = ("python3", "python3-venv", "e2fsprogs", "nftables", "ca-certificates")
 _LOCK = "requirements-runtime.lock"
 _TARGETS = ("operator", "agent")
+_BASE = "localhost/skerry-base"
 
 
 class BuildFailed(Exception):
     """An image cannot be built; the message ends with the builder's last lines."""
 
 
-def build(directory: str, version: str, *, say: Callable[[str], None]) -> dict[str, str]:
-    """Target -> path of an OCI archive of REGISTRY/skerry-TARGET:version, below *directory*. Minutes the first time. Raises BuildFailed."""
+def build(version: str, *, note: str = "", say: Callable[[str], None]) -> dict[str, str]:
+    """Target -> path in the cache of an OCI archive of REGISTRY/skerry-TARGET:version, from this checkout; minutes the first time.
+
+    A *note* becomes a comment in the keeper's code, so that it is another one. Raises BuildFailed.
+    """
     base, wheels = ensure_base(say), ensure_wheels(say)
     storage = os.path.join(assets.cache_directory(), "buildah")
-    buildah = _Buildah(storage)
-    with _locked(storage):
-        if not buildah.has("localhost/skerry-base"):
+    os.makedirs(storage, exist_ok=True)
+    with _locked(storage), tempfile.TemporaryDirectory(dir=storage) as context:
+        _stage(context, wheels, note)
+        key = _hash_tree(context, f"{version} {base}")
+        found = {target: os.path.join(storage, f"{target}-{version}-{key}.tar") for target in _TARGETS}
+        if all(map(os.path.exists, found.values())):
+            return found
+        buildah = _Buildah(storage)
+        if not buildah.has(_BASE):
             say("making the base image")
             container = buildah.run("from", "scratch").strip()
             buildah.run("add", container, base, "/")
-            buildah.run("commit", "-q", container, "localhost/skerry-base")
+            buildah.run("commit", "-q", container, _BASE)
             buildah.run("rm", container)
-        made = {}
-        for target in _TARGETS:
+        for target, path in found.items():
             say(f"building skerry-{target}:{version}")
-            name, path = f"{REGISTRY}/skerry-{target}:{version}", os.path.join(directory, f"{target}-{version}.tar")
+            name = f"{REGISTRY}/skerry-{target}:{version}"
             buildah.run(
-                "bud", "--isolation=chroot", "--layers", "--pull-never", "--timestamp=0", "-q", f"--target={target}", f"--volume={wheels}:/wheels:ro",
-                "--build-arg=BASE=localhost/skerry-base", "--build-arg=PIP_FLAGS=--no-index --find-links=/wheels", f"--build-arg=VERSION={version}",
-                "-t", name, ROOT,
+                "bud", "--isolation=chroot", "--layers", "--pull-never", "--timestamp=0", "-q", f"--target={target}", f"--build-arg=BASE={_BASE}",
+                "--build-arg=PIP_FLAGS=--no-index --find-links=/src", f"--build-arg=VERSION={version}", "-t", name, context,
             )  # fmt: skip
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
-            buildah.run("push", "-q", name, f"oci-archive:{path}:{name}")
-            made[target] = path
-    return made
+            for old in glob.glob(os.path.join(storage, f"{target}-{version}-*.tar*")):
+                os.unlink(old)
+            buildah.run("push", "-q", name, f"oci-archive:{path}.part:{name}")
+            os.rename(f"{path}.part", path)
+    return found
+
+
+def _stage(context: str, wheels: str, note: str) -> None:
+    """What `.dockerignore` lets through, and the wheels."""
+    for name in ("Dockerfile", ".dockerignore", _LOCK):
+        shutil.copy(os.path.join(ROOT, name), context)
+    for name in ("api", "operator", "nodeagent", "client", "crds"):
+        shutil.copytree(os.path.join(ROOT, name), os.path.join(context, name), ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(wheels, os.path.join(context, "wheels"), copy_function=os.link)
+    if note:
+        with open(os.path.join(context, "nodeagent", "skerry_node", "keeper", "wire.py"), "a", encoding="utf-8") as file:
+            file.write(f"\n# {note}\n")
+
+
+def _hash_tree(directory: str, start: str) -> str:
+    total = hashlib.sha256(start.encode())
+    for base, names, files in os.walk(directory):
+        names.sort()
+        for name in sorted(files):
+            path = os.path.join(base, name)
+            total.update(os.path.relpath(path, directory).encode() + b"\0")
+            if not name.endswith(".whl"):
+                with open(path, "rb") as file:
+                    total.update(file.read())
+    return total.hexdigest()[:12]
 
 
 def ensure_base(say: Callable[[str], None]) -> str:
