@@ -46,6 +46,10 @@ def _both(name: str, request: str, limit: str) -> dict[str, Any]:
     return {"resources": {"requests": {name: request}, "limits": {name: limit}}}
 
 
+def _egress(**egress: Any) -> dict[str, Any]:
+    return {"network": {"egress": egress}}
+
+
 def _volumes(*volumes: Any) -> dict[str, Any]:
     return {"volumes": list(volumes)}
 
@@ -100,6 +104,29 @@ BAD = (
     Bad("request a word", {"resources": {"requests": {"cpu": "x"}}}, "spec.resources.requests.cpu", _QUANTITY),
     Bad("network mode", {"network": {"mode": "bridge"}}, "spec.network.mode", "write one of Bridge, None, Host", "supported values"),
     Bad("network port", {"network": {"ports": []}}, "spec.network.ports", "no such field", _UNKNOWN),
+    Bad("egress without a network", {"network": {"mode": "None", "egress": {}}}, "spec.network.egress", "write it only with mode: Bridge"),
+    Bad("egress default", _egress(default="Drop"), "spec.network.egress.default", "write one of Allow, Deny", "supported values"),
+    Bad("egress rule of nothing", _egress(allow=[{}]), "spec.network.egress.allow[0]", "write one of cidr, host"),
+    Bad("egress rule of both", _egress(deny=[{"cidr": "192.0.2.0/24", "host": "a.b"}]), "spec.network.egress.deny[0]", "write one of cidr, host"),
+    Bad("egress address alone", _egress(allow=[{"cidr": "192.0.2.1"}]), "spec.network.egress.allow[0].cidr", "write a network"),
+    Bad("egress bits beyond the prefix", _egress(allow=[{"cidr": "192.0.2.1/24"}]), "spec.network.egress.allow[0].cidr", "write a network"),
+    Bad("egress name in capitals", _egress(allow=[{"host": "Example.com"}]), "spec.network.egress.allow[0].host", "write a name in lower case"),
+    Bad("egress star inside", _egress(allow=[{"host": "a.*.b"}]), "spec.network.egress.allow[0].host", "write a name in lower case"),
+    Bad("egress name with a dot at its end", _egress(allow=[{"host": "a.b."}]), "spec.network.egress.allow[0].host", "write a name in lower case"),
+    Bad(
+        "egress port 0",
+        _egress(allow=[{"host": "a.b", "ports": [{"port": 0}]}]),
+        "spec.network.egress.allow[0].ports[0].port",
+        "write a whole number from 1 to 65535",
+    ),
+    Bad(
+        "egress protocol",
+        _egress(allow=[{"host": "a.b", "ports": [{"port": 1, "protocol": "tcp"}]}]),
+        "spec.network.egress.allow[0].ports[0].protocol",
+        "write one of TCP, UDP",
+        "supported values",
+    ),
+    Bad("egress rules", _egress(allow=[{"host": "a.b"}] * 33), "spec.network.egress.allow", "write a list of at most 32", "must have at most 32 items"),
     Bad("restartPolicy", {"restartPolicy": "Sometimes"}, "spec.restartPolicy", "write one of Never, OnFailure, Always", "supported values"),
     Bad("desiredState", {"desiredState": "Frozen"}, "spec.desiredState", "write one of Running, Stopped, Paused", "supported values"),
     Bad("active seconds", {"ttl": {"activeSeconds": 0}}, "spec.ttl.activeSeconds", "write a whole number from 1 to 31536000"),
