@@ -8,9 +8,9 @@ export PYTHONPATH := api:operator:nodeagent:client:.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
-TEST_PACKAGES := apache2-utils buildah docker-registry skopeo strace umoci
 LANES ?= 3
 E2E_PACKAGES := runc containernetworking-plugins buildah debootstrap
+TEST_PACKAGES := apache2-utils buildah docker-registry iputils-ping nmap skopeo strace umoci
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
 .PHONY: help demo test test-all test-vm check static format cluster bench clean packages test-packages vm-packages e2e-packages e2e

@@ -61,10 +61,11 @@ class Egress:
     @property
     def is_open(self) -> bool:
         """Whether it says nothing of its own."""
-        return self == _OPEN
+        return self == OPEN
 
 
-_OPEN = Egress()
+OPEN = Egress()
+"""The policy without rules of its own."""
 
 
 def parse_egress(raw: Raw) -> Egress:

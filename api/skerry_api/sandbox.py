@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 
 from skerry_api.conditions import Condition
-from skerry_api.egress import Egress
+from skerry_api.egress import OPEN, Egress
 from skerry_api.volumes import Volume, VolumeMount
 
 
@@ -134,7 +134,7 @@ class NetworkSpec:
     """The network that is wanted."""
 
     mode: NetworkMode = NetworkMode.BRIDGE
-    egress: Egress = Egress()
+    egress: Egress = OPEN
 
 
 @dataclass(frozen=True, slots=True)

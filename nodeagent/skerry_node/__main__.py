@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import ipaddress
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from skerry_node.agent import Agent, purge
 from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
-from skerry_node.network.nat import RulesFailed
+from skerry_node.network.ruleset import RulesFailed
 from skerry_node.rootfs.filesystems import FilesystemFailed
 from skerry_node.settings import KeepBlobs, Settings
 from skerry_node.sources import Source
@@ -48,6 +49,10 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     if arguments.standalone:
         given.setdefault("manifests_dir", os.path.join(given.get("state_dir", "/var/lib/skerry"), "manifests"))
     given.setdefault("nameservers", _nameservers())
+    for name, flag in (("forbidden_ranges", "--forbidden-range"), ("cluster_ranges", "--cluster-range")):
+        if name in given:
+            given[name] = _parse_ranges(given[name], flag)
+    given["nameservers"] = tuple(given["nameservers"])
     given["host_path_prefixes"] = tuple(given.get("host_path_prefixes", ()))
     return Settings(**given)
 
@@ -75,13 +80,25 @@ async def _make_source(settings: Settings) -> Source:
 
 
 def _nameservers() -> tuple[str, ...]:
-    """The host's own, without those that only the host can reach."""
+    """The host's own: the resolver asks from where the host itself does."""
     try:
         with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
             found = [line.split()[1] for line in file if line.startswith("nameserver ") and len(line.split()) > 1]
     except FileNotFoundError:
         found = []
-    return tuple(address for address in found if not address.startswith("127.") and address != "::1")
+    return tuple(found)
+
+
+def _parse_ranges(given: Sequence[str], flag: str) -> tuple[str, ...]:
+    """Networks as text; `none` means that there are none. Exits with a sentence when one is no network."""
+    if list(given) == ["none"]:
+        return ()
+    for text in given:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            sys.exit(f"skerry-agent: {flag}: write a network, for example 10.0.0.0/8: {error}")
+    return tuple(given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -102,10 +119,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--host-path-prefix", dest="host_path_prefixes", action="append", metavar="DIR", help="let hostPath volumes lie below DIR (repeatable)"
     )
+    for name, place, text in _LISTS:
+        parser.add_argument(f"--{name}", dest=place, action="append", metavar="VALUE", help=text)
     for name, kind, text in _FLAGS:
         parser.add_argument(f"--{name}", type=kind, help=text)
     return parser
 
+
+_LISTS = (
+    ("cluster-range", "cluster_ranges", "a network of pods, services or nodes, closed to sandboxes as private ranges are (repeatable)"),
+    ("forbidden-range", "forbidden_ranges", "a network that no manifest opens; none: there are none (repeatable; default: metadata services)"),
+    ("nameserver", "nameservers", "whom the sandboxes' resolver asks, ADDRESS or ADDRESS:PORT (repeatable; default: the host's)"),
+)
 
 _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("keep-blobs", KeepBlobs, "compressed layers to keep once converted: all, local (what no registry has) or none (default: local)"),

@@ -37,6 +37,7 @@ _Action = Callable[[Hands, Case, plan.Step], Awaitable[None]]
 _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.EnsureRuntime: starting.ensure_runtime,
     plan.AcquireLease: starting.acquire_lease,
+    plan.EnsurePolicy: starting.ensure_policy,
     plan.EnsureCgroup: starting.ensure_cgroup,
     plan.WriteLimits: starting.write_limits,
     plan.EnsureWritable: starting.ensure_writable,

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterable
 
+from skerry_api.egress import OPEN
 from skerry_node import (
     backend,
     building,
@@ -37,8 +38,9 @@ from skerry_node.image.store import Store
 from skerry_node.keeper import client, holding
 from skerry_node.kernel import features
 from skerry_node.metering import series
-from skerry_node.network import bridge, ipam, knocks, nat
+from skerry_node.network import bridge, firewall, ipam, knocks, layouts, policy, ruleset
 from skerry_node.preparing import passes
+from skerry_node.resolver import server as server_of_names
 from skerry_node.rootfs import runtime, scratch
 from skerry_node.serving import server
 from skerry_node.sessions import table
@@ -63,19 +65,22 @@ class Agent:
         scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
         groups = ensure_groups(settings)
         gateway = settings.network[ipam.GATEWAY_SLOT]
-        nat.ensure_rules(settings.bridge, settings.network)  # they match by name: they stand before the link is up
+        ruleset.ensure_rules(layouts.make_layout(settings))  # they match by name: they stand before the link is up
         index = bridge.ensure_bridge(settings.bridge, network=settings.network, gateway=gateway)
+        leases = make_leases(settings)
         view = observe.View(
             runtime_fd=_open(settings.sandboxes_dir),
             scratch_fd=_open(settings.scratch_dir),
             volumes_fd=_open(settings.volumes_dir),
             logs_fd=_open(settings.logs_dir),
             groups=groups,
-            leases=make_leases(settings),
+            leases=leases,
+            firewall=make_firewall(settings, leases),
         )
         keeper = client.Client(
             keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost, outside=make_outside(settings, groups)
         )
+        leases.before_release = view.firewall.remove
         registries = registry.Client(Hosts(settings.registry_config))
         self.images = imaging.Imaging(
             self.store,
@@ -131,6 +136,7 @@ class Agent:
                 tasks.create_task(self.house.run())
                 tasks.create_task(self.gauges.survey())
                 tasks.create_task(self.dozing.run())
+                tasks.create_task(self._make_resolver().run())
                 self._open_stream_door(tasks)
                 if self.preparing is not None:
                     tasks.create_task(self.preparing.run())
@@ -150,6 +156,26 @@ class Agent:
         self.house.on_collected = self.meters.collected
         if (api := getattr(self.source, "api", None)) is not None:
             api.on_answer = self.meters.api_answered
+
+    def _make_resolver(self) -> server_of_names.Resolver:
+        layout = layouts.make_layout(self.settings)
+        return server_of_names.Resolver(
+            layout.gateways, nameservers=self.settings.nameservers, ranges=layout.ranges, find_guest=self._find_guest,
+            admit=self.hands.view.firewall.admit,
+        )  # fmt: skip
+
+    def _find_guest(self, address: policy.Address) -> server_of_names.Guest | None:
+        """Who has *address*, once its own policy is in force there."""
+        view = self.hands.view
+        slot = view.leases.find_slot(address)
+        uid = view.leases.owner(slot) if slot is not None else None
+        if slot is None or uid is None:
+            return None
+        sandbox = self.loop.wanted.get(uid)
+        if sandbox is None and uid not in self.loop.guests.uids:
+            return None
+        egress = sandbox.spec.network.egress if sandbox is not None else OPEN
+        return server_of_names.Guest(slot, egress) if view.firewall.policy(slot) == policy.digest(egress) else None
 
     def _make_preparing(self) -> passes.Preparing | None:
         """SandboxImages come from the API server only."""
@@ -211,8 +237,19 @@ def ensure_groups(settings: Settings) -> group.Parent:
 def make_leases(settings: Settings) -> ipam.Ipam:
     """The node's leases."""
     network: ipaddress.IPv4Network = settings.network
-    prefix = "sk" + settings.bridge.removeprefix("skerry")[:6] + "-"
-    return ipam.Ipam(settings.leases_dir, network=network, id_base=settings.id_base, link_prefix=prefix)
+    return ipam.Ipam(settings.leases_dir, network=network, id_base=settings.id_base, link_prefix=layouts.port_prefix(settings))
+
+
+def make_firewall(settings: Settings, leases: ipam.Ipam) -> firewall.Firewall:
+    """The sandboxes' part of the rules, read from the kernel; what belongs to no lease goes."""
+
+    def port_of(slot: int) -> firewall.Port:
+        return firewall.Port(slot, leases.veth_name(slot), leases.mac(slot), (leases.address(slot),))
+
+    made = firewall.Firewall(settings.bridge, port_of=port_of, slot_of=leases.find_slot)
+    for slot in made.slots() - {lease.slot for lease in leases.list()}:
+        made.remove(slot)
+    return made
 
 
 def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> client.KeeperSettings:
@@ -262,11 +299,11 @@ async def purge(settings: Settings, *, images: bool) -> None:
             places.remove(mounting.make_places(settings), uid)
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
-    nat.remove_rules(settings.bridge)
     with contextlib.suppress(knocks.KnocksUnavailable):
         knocks.remove(settings.bridge)
     if not settings.keeper_outside:  # there it is a volume of the pod
         runtime.remove_memory(settings.run_dir)
+    ruleset.remove_rules(settings.bridge)
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     shutil.rmtree(settings.logs_dir, ignore_errors=True)
     if images:

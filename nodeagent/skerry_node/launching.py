@@ -95,6 +95,8 @@ def _argv(sandbox: Sandbox, image: Image) -> tuple[str, ...]:
 def _resolv_conf(hands: Hands, mode: NetworkMode) -> str:
     if mode is NetworkMode.NONE:
         return ""
+    if mode is NetworkMode.BRIDGE:
+        return f"nameserver {hands.view.leases.address(ipam.GATEWAY_SLOT)}\n"
     return "".join(f"nameserver {address}\n" for address in hands.settings.nameservers)
 
 

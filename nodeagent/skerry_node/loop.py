@@ -31,6 +31,7 @@ from skerry_node.build import cache
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.model import Running
+from skerry_node.network import layouts, ruleset
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
 from skerry_node.volumes.errors import VolumeFailed
 
@@ -194,10 +195,25 @@ class Loop:
                     self._forget(uid)
             if not self._workers:
                 self._observed_at = time.monotonic()
+            await self.check_rules()
             self.poke_all()
             self._poke_orphans()
             with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):
                 await self.hands.keeper.renew()  # one that had to refuse
+
+    async def check_rules(self) -> None:
+        """Read the rules of the network anew, and close what belongs to no slot in use; where the tables are gone, make them again."""
+        firewall = self.hands.view.firewall
+        try:
+            if not firewall.has_tables():
+                _LOG.error("the rules of the network were removed by somebody else; they are made again")
+                await asyncio.to_thread(ruleset.ensure_rules, layouts.make_layout(self.hands.settings))
+            firewall.refresh()
+            for slot in firewall.slots() - {lease.slot for lease in self.hands.view.leases.list()}:
+                _LOG.info("rules of a free slot removed slot=%s", slot)
+                firewall.remove(slot)
+        except (OSError, ruleset.RulesFailed) as error:
+            _LOG.error("rules of the network cannot be read problem=%s", error)
 
     async def _refresh_volumes(self) -> None:
         """Follow the objects that volumes are made of, as often as the kubelet does for pods."""

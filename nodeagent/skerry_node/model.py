@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 
+from skerry_api.egress import OPEN, Egress
 from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy, Sandbox, Termination
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -32,6 +33,7 @@ class Desired:
     """What runs is held still."""
     limits: Limits = Limits()
     network: NetworkMode = NetworkMode.BRIDGE
+    egress: Egress = OPEN
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     active_seconds: int | None = None
     idle_seconds: int | None = None
@@ -115,6 +117,8 @@ class Observed:
     limits: Limits | None = None
     is_frozen: bool = False
     slot: int | None = None
+    policy: str | None = "open"
+    """The digest of the egress policy in force (network/policy.py); None when the slot is closed."""
     has_writable: bool = False
     has_volumes: bool = False
     """Those with a size of their own; all others lie in what is looked at anyway."""
@@ -157,6 +161,7 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
             pids=limits.pids,
         ),
         network=spec.network.mode,
+        egress=spec.network.egress,
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,
         idle_seconds=spec.ttl.idle_seconds,

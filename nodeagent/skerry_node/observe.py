@@ -11,7 +11,7 @@ from skerry_node import lives
 from skerry_node.cgroup import group
 from skerry_node.keeper import records
 from skerry_node.model import Ended, Life, Observed, Running
-from skerry_node.network import ipam
+from skerry_node.network import firewall, ipam, policy
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _SIGTIMEDWAIT = {"aarch64": b"137"}.get(os.uname().machine, b"128")
@@ -28,6 +28,7 @@ class View:
     logs_fd: int
     groups: group.Parent
     leases: ipam.Ipam
+    firewall: firewall.Firewall
 
 
 def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 15) -> Observed:
@@ -50,6 +51,7 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         limits=found.read_limits() if has_cgroup else None,
         is_frozen=has_cgroup and isinstance(process, Running) and found.is_frozen(),
         slot=lease.slot if lease is not None else None,
+        policy=view.firewall.policy(lease.slot) if lease is not None else policy.OPEN,
         has_writable=_exists(view.scratch_fd, uid),
         has_volumes=_exists(view.volumes_fd, uid),
         has_logs=_exists(view.logs_fd, uid),

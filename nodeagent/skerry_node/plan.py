@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skerry_api.sandbox import OnIdle, RestartPolicy, TerminationReason
+from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, TerminationReason
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running
+from skerry_node.network import policy
 
 OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
 """Ends by time: no policy starts anything after them."""
@@ -42,6 +43,10 @@ class WriteLimits(Step):
     """Change the limits of living cgroups."""
 
     limits: Limits
+
+
+class EnsurePolicy(Step):
+    """Have the rules of the network hold the sandbox to its egress policy."""
 
 
 class EnsureWritable(Step):
@@ -196,6 +201,8 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return _begin_stop(observed, process, TerminationReason.STOPPED)
     if desired.active_seconds is not None and observed.now_seconds >= process.since_seconds + desired.active_seconds:
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
+    if _has_other_policy(desired, observed):
+        return (EnsurePolicy(uid),)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (WriteLimits(uid, desired.limits),)
     is_asleep = observed.life.is_asleep
@@ -221,6 +228,10 @@ def is_idle(desired: Desired, observed: Observed) -> bool:
     if desired.idle_seconds is None or since is None or desired.is_paused or observed.life.is_asleep:
         return False
     return observed.now_seconds >= since + desired.idle_seconds
+
+
+def _has_other_policy(desired: Desired, observed: Observed) -> bool:
+    return desired.network is NetworkMode.BRIDGE and observed.slot is not None and observed.policy != policy.digest(desired.egress)
 
 
 def _begin_stop(observed: Observed, process: Running, reason: TerminationReason) -> tuple[Step, ...]:
@@ -257,6 +268,8 @@ def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         steps.append(EnsureRuntime(uid))
     if observed.slot is None:
         steps.append(AcquireLease(uid))
+    elif _has_other_policy(desired, observed):  # a slot that is taken comes with the policy
+        steps.append(EnsurePolicy(uid))
     if not observed.has_cgroup or observed.limits != desired.limits:
         steps.append(EnsureCgroup(uid, desired.limits))
     steps.append(EnsureWritable(uid))

@@ -47,6 +47,11 @@ class Settings:
     """When unused images go: the kubelet's --image-gc-* flags and their defaults."""
     scrub_bytes_per_second: int = 8 << 20
     nameservers: tuple[str, ...] = ()
+    """Whom the resolver asks: `address` or `address:port`, an IPv6 address with a port in brackets."""
+    cluster_ranges: tuple[str, ...] = ()
+    """Closed to sandboxes as private ranges are: those of pods, services and nodes that are not private."""
+    forbidden_ranges: tuple[str, ...] = ("169.254.0.0/16", "fd00:ec2::254/128", "fd20:ce::254/128")
+    """What no manifest opens: where clouds serve the node's credentials."""
     allow_host_network: bool = False
     host_path_prefixes: tuple[str, ...] = ()
     """Below which directories of the host a hostPath volume may lie."""

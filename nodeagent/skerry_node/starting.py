@@ -37,11 +37,13 @@ def _remember(status: SandboxStatus) -> Life:
     return lives.from_status(status, now_iso=report.render_time(time.time_ns()), now_seconds=now_seconds)
 
 
-async def acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:
+async def acquire_lease(hands: Hands, case: Case, step: plan.Step) -> None:
     leases = hands.view.leases
     wants_bridge = case.sandbox is not None and case.sandbox.spec.network.mode is NetworkMode.BRIDGE
     if not wants_bridge or not hands.shells:
         leases.acquire(case.uid)
+        if wants_bridge:
+            await ensure_policy(hands, case, step)
         return
     wanted = _wanted_root(case)
     slot = next((slot for slot, layers in hands.shells.items() if layers == wanted), None) or next(iter(hands.shells))
@@ -52,6 +54,14 @@ async def acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:
         hands.dressed.add(case.uid)
     elif layers is not None:
         hands.spent.append(slot)
+    await ensure_policy(hands, case, step)
+
+
+async def ensure_policy(hands: Hands, case: Case, _: plan.Step) -> None:
+    assert case.sandbox is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is not None:
+        hands.view.firewall.ensure(lease.slot, case.sandbox.spec.network.egress)
 
 
 def _wanted_root(case: Case) -> Layers | None:

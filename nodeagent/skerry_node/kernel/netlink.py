@@ -167,6 +167,11 @@ def pack(message: Message, sequence: int, *, flags: int) -> bytes:
     return _HEADER.pack(size, message.kind, message.flags | flags | REQUEST, sequence, 0) + message.body + bytes(-size % 4)
 
 
+def error_number(body: bytes) -> int:
+    """The errno of an answer; 0 when it went well."""
+    return -int(_SIGNED.unpack_from(body)[0])
+
+
 def explain(number: int, flags: int, body: bytes) -> str:
     """The kernel's own words where it has any, behind the name of the error number."""
     explanation = b""

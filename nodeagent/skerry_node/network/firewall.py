@@ -62,6 +62,15 @@ class Firewall:
         """Let go of the socket; the rules stay."""
         self._kernel.close()
 
+    def has_tables(self) -> bool:
+        """Whether the rules are there at all."""
+        try:
+            self._kernel.list_elements(self._ip, "epoch4")
+            self._kernel.list_elements(self._ports, "pins4")
+        except FileNotFoundError:
+            return False
+        return True
+
     def policy(self, slot: int) -> str | None:
         """The digest of the policy that holds for *slot*; None when it is closed."""
         entry = self._entries.get(slot)
@@ -94,7 +103,10 @@ class Firewall:
         self._entries.pop(slot, None)
 
     def admit(self, slot: int, name: str, addresses: Mapping[Address, int], ports: tuple[EgressPort, ...]) -> None:
-        """Let *slot* reach *addresses*, that *name* stands for, on *ports* (none: on all) for so many seconds each. Raises OSError: ENFILE at the bound."""
+        """Let *slot* reach *addresses*, that *name* stands for, on *ports* (none: on all) for so many seconds each.
+
+        Raises OSError: ENFILE at the bound, ENOENT when its policy admits no names.
+        """
         entry = self._entries.get(slot)
         if entry is None or not entry.sets:
             raise FileNotFoundError(errno.ENOENT, f"slot {slot} has no policy that admits names")

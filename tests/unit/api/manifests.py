@@ -126,7 +126,9 @@ BAD = (
         "write one of TCP, UDP",
         "supported values",
     ),
-    Bad("egress rules", _egress(allow=[{"host": "a.b"}] * 33), "spec.network.egress.allow", "write a list of at most 32", "must have at most 32 items"),
+    Bad(
+        "egress rules", _egress(allow=[{"host": "a.b"}] * 33), "spec.network.egress.allow", "write a list of at most 32", "must have at most 32 items"
+    ),
     Bad("restartPolicy", {"restartPolicy": "Sometimes"}, "spec.restartPolicy", "write one of Never, OnFailure, Always", "supported values"),
     Bad("desiredState", {"desiredState": "Frozen"}, "spec.desiredState", "write one of Running, Stopped, Paused", "supported values"),
     Bad("active seconds", {"ttl": {"activeSeconds": 0}}, "spec.ttl.activeSeconds", "write a whole number from 1 to 31536000"),
