@@ -66,7 +66,7 @@ def render_rules(layout: Layout) -> str:
 
 _CHAINS = (
     ("bridge", "prerouting"), ("bridge", "forward"), ("bridge", "from_port"), ("bridge", "refused"), ("inet", "postrouting"), ("inet", "forward"),
-    ("inet", "input"), ("inet", "output"), ("inet", "from_sandbox"), ("inet", "to_sandbox"), ("inet", "to_node"), ("inet", "known"),
+    ("inet", "input"), ("inet", "leaving"), ("inet", "from_sandbox"), ("inet", "to_sandbox"), ("inet", "to_node"), ("inet", "known"),
     ("inet", "marked"), ("inet", "open"), ("inet", "closed"), ("inet", "allowed"), ("inet", "denied"), ("inet", "resolver"),
 )  # fmt: skip
 
@@ -102,7 +102,7 @@ table inet {table} {{
     chain postrouting {{ type nat hook postrouting priority srcnat; policy accept; }}
     chain forward {{ type filter hook forward priority filter; policy accept; }}
     chain input {{ type filter hook input priority filter; policy accept; }}
-    chain output {{ type filter hook output priority filter; policy accept; }}
+    chain leaving {{ type filter hook postrouting priority filter; policy accept; }}
     chain from_sandbox {{ }}
     chain to_sandbox {{ }}
     chain to_node {{ }}
@@ -148,10 +148,14 @@ table bridge {table} {{
 
 
 def _render_inet_rules(layout: Layout, table: str) -> str:
-    """`closed` returns for what is not closed. What is compared is what the program asked for, before any translation, and what came of it."""
+    """`closed` returns for what is not closed. What is compared is what the program asked for, before any translation, and what came of it.
+
+    A sandbox behind a port that it publishes is not closed. `leaving` marks what the node itself sends, after its translation.
+    """
     bridge = f'"{layout.bridge}"'
     masquerades = "".join(f"        {_word(each)} saddr {each} oifname != {bridge} masquerade\n" for each in layout.networks)
     resolvers = "".join(f"        {_word(each)} daddr {each} meta l4proto {{ tcp, udp }} th dport 53 goto resolver\n" for each in layout.gateways)
+    published = "".join(f"        ct status dnat {_word(each)} daddr {each} return\n" for each in layout.networks)
     return f"""
 table inet {table} {{
 {_render_elements("closed", layout.ranges.closed)}{_render_elements("forbidden", layout.ranges.forbidden)}
@@ -164,8 +168,8 @@ table inet {table} {{
     chain input {{
         iifname {bridge} goto to_node
     }}
-    chain output {{
-        oifname {bridge} ct state new goto marked
+    chain leaving {{
+        oifname {bridge} ct state new ct mark 0 goto marked
     }}
     chain to_node {{
         icmpv6 type {{ nd-neighbor-solicit, nd-neighbor-advert }} ip6 hoplimit 255 accept
@@ -214,7 +218,7 @@ table inet {table} {{
         goto allowed
     }}
     chain closed {{
-        ct original ip daddr @closed4 goto denied
+{published}        ct original ip daddr @closed4 goto denied
         ct original ip6 daddr @closed6 goto denied
         ct status dnat ip daddr @closed4 goto denied
         ct status dnat ip6 daddr @closed6 goto denied
