@@ -16,7 +16,7 @@ from skerry_node.keeper import link
 from tests.harness import claims, images, standalone
 from tests.harness.agents import python_environment
 
-ROUNDS, KILLS = int(os.environ.get("SKERRY_FLOODS", "12")), int(os.environ.get("SKERRY_FLOOD_KILLS", "3"))
+ROUNDS, KILLS = int(os.environ.get("SKERRY_FLOODS", "6")), int(os.environ.get("SKERRY_FLOOD_KILLS", "2"))
 _LISTEN = """
 import socket, sys
 from skerry_node.kernel import syscalls
@@ -94,7 +94,7 @@ def test_a_flood_from_the_first_instruction_never_leaves(agent: standalone.Stand
         allowed = {"egress": {"default": "Deny", "allow": [{"cidr": f"{world}/32", "ports": [{"port": 7}]}]}}
         for number in range(ROUNDS):
             policy = ({"egress": {"default": "Deny"}}, {})[number % 2]
-            flood = f"i=0; while [ $i -lt 40 ]; do nc -w 1 {world} {1000 + number} < /dev/null; i=$((i+1)); done; echo done"
+            flood = f"i=0; while [ $i -lt 20 ]; do nc -w 1 {world} {1000 + number} < /dev/null & i=$((i+1)); done; wait; echo done"
             agent.create(f"flood{number}", "sh", "-c", flood, network=policy)
             if number % max(1, ROUNDS // KILLS) == 1:
                 agent.kill()
