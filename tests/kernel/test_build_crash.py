@@ -18,6 +18,8 @@ from skerry_node.image.store import Store
 from tests.harness import agents, build_once, builds, killpoints
 from tests.harness import points as parts
 
+pytestmark = pytest.mark.host("a build killed before each call of our own files says nothing about the kernel, and takes an hour emulated")
+
 LEAST_POINTS = 100
 
 if shutil.which("strace") is None:

@@ -9,6 +9,8 @@ import pytest
 
 from tests.harness import images, standalone
 
+pytestmark = pytest.mark.host("what is collected and refused is decided over our own files")
+
 
 @pytest.fixture
 def layout(tmp_path):

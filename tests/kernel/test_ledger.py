@@ -16,6 +16,8 @@ import pytest
 from tests.harness import claims, neighbours, subreaper
 from tests.harness import ledger as books
 
+pytestmark = pytest.mark.host("it tests the harness")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 MARK = claims.claim_mark("le")
 _NET, _MNT_DETACH = 0x40000000, 2  # unshare(2), umount2(2)
