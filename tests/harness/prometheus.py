@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.harness import assets
-from tests.harness.controlplane import free_ports
+from tests.harness.claims import claim_port
 from tests.harness.processes import Process, ProcessFailed
 
 _READY_SECONDS = 60.0
@@ -28,7 +28,7 @@ class Prometheus:
     def __init__(self, directory: str, jobs: Mapping[str, Sequence[tuple[str, Mapping[str, str]]]], *, interval_seconds: int = 1) -> None:
         os.makedirs(directory, exist_ok=True)
         self.directory = directory
-        self.url = f"http://127.0.0.1:{free_ports(1)[0]}"
+        self.url = f"http://127.0.0.1:{claim_port()}"
         scrapes = [
             {
                 "job_name": job, "honor_labels": True,

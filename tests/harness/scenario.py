@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.harness.agents import wait_for
+from tests.harness.claims import claim_port
 from tests.harness.cluster import Cluster
-from tests.harness.controlplane import free_ports
 from tests.harness.prometheus import Prometheus
 
 LIMITS = {"limits": {"cpu": "200m", "memory": "48Mi", "pids": 40}}
@@ -24,7 +24,7 @@ FORKS = "while :; do (sleep 30 &) ; done 2>/dev/null"
 @contextlib.contextmanager
 def running(directory: str, *, tag: str) -> Iterator[tuple[Cluster, Prometheus]]:
     """A cluster with one agent, and a Prometheus that scrapes all of it."""
-    operator, gateway, agent = free_ports(3)
+    operator, gateway, agent = claim_port(), claim_port(), claim_port()
     with Cluster.start(
         directory, tag=tag, operator_flags=[f"--metrics-port={operator}"], gateway_flags=[f"--metrics-port={gateway}"],
         agent_flags=[f"--metrics-address=127.0.0.1:{agent}", "--shells=2"],
