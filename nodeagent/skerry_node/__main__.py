@@ -24,7 +24,7 @@ from skerry_node.sources import Source
 _EPILOG = """examples:
   skerry-agent --standalone --manifests /etc/skerry/manifests
   skerry-agent --node-name n1 --kubeconfig ~/.kube/config
-  skerry-agent purge --images      end every sandbox of this node and leave nothing
+  skerry-agent purge --images      end every sandbox of this node and leave nothing but your manifests
 """
 
 

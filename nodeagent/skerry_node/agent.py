@@ -307,7 +307,23 @@ async def purge(settings: Settings, *, images: bool) -> None:
     shutil.rmtree(settings.run_dir, ignore_errors=True)
     shutil.rmtree(settings.logs_dir, ignore_errors=True)
     if images:
-        shutil.rmtree(settings.state_dir, ignore_errors=True)
+        _remove_state(settings)
+
+
+def _remove_state(settings: Settings) -> None:
+    """Remove the state directory but for a directory of manifests in it: those are people's, not ours."""
+    spared = {"manifests"}
+    if settings.manifests_dir is not None:
+        spared.add(os.path.relpath(os.path.realpath(settings.manifests_dir), os.path.realpath(settings.state_dir)).partition("/")[0])
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(settings.state_dir):
+            path = os.path.join(settings.state_dir, name)
+            if name not in spared and os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif name not in spared:
+                os.unlink(path)
+    with contextlib.suppress(OSError):  # manifests are there
+        os.rmdir(settings.state_dir)
 
 
 async def _wait_for_cgroups(groups: group.Parent) -> None:

@@ -190,7 +190,8 @@ class Runner:
         deadline, lost_since = time.monotonic() + RUN_SECONDS, None
         while not records.has_exit(view.runtime_fd, uid, attempt=0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                    await ended.wait()
             now = time.monotonic()
             if now > deadline:
                 return 124, f"it ran for more than {RUN_SECONDS:g} s"

@@ -280,7 +280,8 @@ class Loop:
     async def _wait_for_keeper(self) -> None:
         """A keeper is a moment away when the agent starts or the last one died; one that does not come is reported by what needs it."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._keeper_ready.wait(), KEEPER_SECONDS)
+            async with asyncio.timeout(KEEPER_SECONDS):
+                await self._keeper_ready.wait()
 
     async def _reconcile(self, uid: str, queued_seconds: float) -> None:
         if not self._keeper_ready.is_set():

@@ -226,7 +226,8 @@ class Client:
         self._waiting[number] = future
         try:
             self._writer.write(wire.encode({"id": number, "do": do, **fields}))
-            reply = await asyncio.wait_for(future, _REPLY_SECONDS)
+            async with asyncio.timeout(_REPLY_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                reply = await future
         except (TimeoutError, ConnectionError) as error:
             raise KeeperLost(f"the keeper did not answer {do!r}") from error
         finally:
