@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import pytest
+from xdist import workermanage
 
 from tests.harness import lanes, points
 
@@ -16,6 +17,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Each lane below a subreaper of its own; xdist has made its list of processes before, for it is asked first."""
     if config.getoption("numprocesses", None):
         config.option.tx = [lanes.worker()] * len(config.option.tx)
+        workermanage.NodeManager.EXIT_TIMEOUT = 120  # seconds: an interrupted lane ends its fixtures, and with them its sandboxes
 
 
 @pytest.hookimpl(optionalhook=True)
