@@ -13,6 +13,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from skerry_node import claiming
 from skerry_node.agent import Agent, purge
 from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
@@ -58,6 +59,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
 
 async def _run(settings: Settings) -> None:
+    claiming.claim(settings.state_dir)  # never closed: the lock ends with the process
     source = await _make_source(settings)
     agent = await asyncio.to_thread(Agent, settings, source)  # it waits for mkfs, mount and nft
     task = asyncio.ensure_future(agent.run())

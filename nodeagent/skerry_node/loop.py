@@ -260,6 +260,7 @@ class Loop:
             self.wanted.values(),
             [image for image in self.store.list() if not cache.is_stage(image.reference)],
             cgroup_version=self.hands.view.groups.hierarchies.version,
+            has_freezer=self.hands.view.groups.has_freezer,
             endpoint=self._endpoint,
             prepared=self.read_prepared(),
             now=report.render_time(time.time_ns())[:19] + "Z",

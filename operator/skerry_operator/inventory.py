@@ -169,7 +169,7 @@ class Inventory:
 
 def _offer(node: SandboxNode) -> tuple[object, ...]:
     """The parts of a node that scheduling reads."""
-    return (node.unschedulable, node.labels, node.taints, node.status.allocatable, scheduling.is_ready(node))
+    return (node.unschedulable, node.labels, node.taints, node.status.allocatable, node.status.features, scheduling.is_ready(node))
 
 
 def _is_older(version: str, than: str) -> bool:

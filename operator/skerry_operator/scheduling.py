@@ -1,7 +1,8 @@
 """Which node takes a sandbox. Pure: what every node has and gave comes in, a decision comes out.
 
 The filters are kube-scheduler's, in its order: unschedulable, node selector, taints, resources. The score is the dominant share:
-of what a node can give in CPU, memory and number of sandboxes, the part most used up; the least used node wins.
+of what a node can give in CPU, memory and number of sandboxes, the part most used up; the least used node wins, where a node that
+holds the image counts as less used (`fitness`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 
 from skerry_api.node import NodeAmounts, SandboxNode, Taint
 from skerry_api.sandbox import SandboxSpec, Toleration
+from skerry_operator import fitness
 
 _NOTHING = NodeAmounts()
 _WORDS = (
@@ -21,6 +23,7 @@ _WORDS = (
     ("node(s) didn't match the node selector", "Selector"),
     ("node(s) had untolerated taint", "Tainted"),
     ("Too many sandboxes", "TooManySandboxes"),
+    ("node(s) lacked the feature", "FeatureMissing"),
     ("Insufficient cpu", "InsufficientCpu"),
     ("Insufficient memory", "InsufficientMemory"),
 )
@@ -52,7 +55,7 @@ class Unschedulable:
 
 
 def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unschedulable:
-    """The least used node that *spec* fits on; among equals the first by name."""
+    """The least used node that *spec* fits on, weighed with its images; among equals the first by name."""
     reasons: Counter[str] = Counter()
     best: tuple[float, int, str] | None = None
     total = 0
@@ -62,7 +65,7 @@ def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unsc
         if against:
             reasons.update(against)
             continue
-        score = (_dominant_share(spec, candidate), candidate.given.sandboxes, candidate.node.name)
+        score = (_dominant_share(spec, candidate) - fitness.score_image(spec, candidate.node), candidate.given.sandboxes, candidate.node.name)
         if best is None or score < best:
             best = score
     if best is not None:
@@ -109,6 +112,8 @@ def _objections(spec: SandboxSpec, candidate: Candidate) -> Iterator[str]:
     elif untolerated := [each for each in node.taints if not is_tolerated(each, spec.tolerations)]:
         taint = untolerated[0]
         yield f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"
+    elif lack := fitness.find_lack(spec, node):
+        yield f"node(s) lacked the feature {lack}"
     else:
         yield from _lacking(spec, candidate)
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
-from skerry_api.node import NodeAmounts, Taint
-from skerry_api.sandbox import Toleration
+from skerry_api.node import NodeAmounts, NodeImage, Taint
+from skerry_api.sandbox import NetworkMode, NetworkSpec, OnIdle, Toleration, Ttl
 from skerry_operator import scheduling
 from skerry_operator.scheduling import Bound, Candidate, Unschedulable
 from tests.unit.operator.worlds import MIB, node, spec
 
 _GIVEN = NodeAmounts(cpu_millicores=500, memory_bytes=500 * MIB, sandboxes=5)
 _TAINT = Taint("dedicated", "x")
+
+
+def _holding(name, reference, size_bytes, *, given=NodeAmounts()):
+    bare = node(name)
+    return Candidate(
+        dataclasses.replace(bare, status=dataclasses.replace(bare.status, images=(NodeImage(reference, "sha256:0", size_bytes),))), given
+    )
+
+
+def _featured(name, *features: str):
+    bare = node(name)
+    return Candidate(dataclasses.replace(bare, status=dataclasses.replace(bare.status, features=features)))
 
 
 @pytest.mark.parametrize(
@@ -57,6 +71,36 @@ _TAINT = Taint("dedicated", "x")
             spec(), [Candidate(node(taints=(_TAINT,)))], "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: x}.", id="tainted"
         ),
         pytest.param(spec(tolerations=(Toleration("dedicated", value="x"),)), [Candidate(node(taints=(_TAINT,)))], Bound("a"), id="tolerated"),
+        pytest.param(spec(), [_holding("a", "x", 0), _holding("b", "docker.io/library/busybox:latest", 4 * MIB)], Bound("b"), id="holds the image"),
+        pytest.param(
+            spec(),
+            [Candidate(node("a")), _holding("b", "docker.io/library/busybox:latest", 4 * MIB, given=_GIVEN)],
+            Bound("a"),
+            id="a small image is no reason to crowd",
+        ),
+        pytest.param(
+            spec(),
+            [Candidate(node("a"), NodeAmounts(sandboxes=3)), _holding("b", "busybox:latest", 900 * MIB, given=NodeAmounts(sandboxes=4))],
+            Bound("b"),
+            id="a large one is worth some room",
+        ),
+        pytest.param(spec(init=True), [Candidate(node()), _featured("b", "init")], Bound("b"), id="a feature"),
+        pytest.param(
+            spec(init=True),
+            [Candidate(node()), _featured("b", "freezer")],
+            "0/2 nodes are available: 2 node(s) lacked the feature init.",
+            id="a feature that no node has",
+        ),
+        pytest.param(
+            spec(network=NetworkSpec(mode=NetworkMode.HOST)),
+            [_featured("a", "freezer")],
+            "0/1 nodes are available: 1 node(s) lacked the feature host-network.",
+            id="the host's network",
+        ),
+        pytest.param(
+            spec(ttl=Ttl(idle_seconds=5)), [Candidate(node())], "0/1 nodes are available: 1 node(s) lacked the feature freezer.", id="to sleep"
+        ),
+        pytest.param(spec(ttl=Ttl(idle_seconds=5, on_idle=OnIdle.STOP)), [Candidate(node())], Bound("a"), id="to stop when idle"),
         pytest.param(spec(), [], "0/0 nodes are available: no SandboxNode is registered.", id="no node"),
         pytest.param(
             spec(501),
