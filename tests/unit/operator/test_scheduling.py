@@ -13,10 +13,11 @@ from skerry_operator.scheduling import Bound, Candidate, Unschedulable
 from tests.unit.operator.worlds import MIB, node, spec
 
 _GIVEN = NodeAmounts(cpu_millicores=500, memory_bytes=500 * MIB, sandboxes=5)
+_NOTHING = NodeAmounts()
 _TAINT = Taint("dedicated", "x")
 
 
-def _holding(name, reference, size_bytes, *, given=NodeAmounts()):
+def _holding(name, reference, size_bytes, *, given=_NOTHING):
     bare = node(name)
     return Candidate(
         dataclasses.replace(bare, status=dataclasses.replace(bare.status, images=(NodeImage(reference, "sha256:0", size_bytes),))), given
