@@ -70,6 +70,7 @@ class TerminationReason(enum.StrEnum):
     ERROR = "Error"
     OOM_KILLED = "OOMKilled"
     PIDS_LIMIT = "PidsLimit"
+    DISK_FULL = "DiskFull"
     EXPIRED = "Expired"
     IDLE_TIMEOUT = "IdleTimeout"
     STOPPED = "Stopped"

@@ -9,7 +9,7 @@ import signal
 import time
 
 from skerry_api.sandbox import TerminationReason
-from skerry_node import lives, means, observe, plan, report
+from skerry_node import lives, means, mounting, observe, plan, report
 from skerry_node.cgroup import stats
 from skerry_node.keeper import client, records
 from skerry_node.means import Case, Hands
@@ -82,7 +82,7 @@ async def record_end(hands: Hands, case: Case, _: plan.Step) -> None:
     termination = report.classify(
         end.status,
         life=life,
-        counted=_count(hands, case.uid),
+        counted=_count(hands, case, end.status),
         finished_ns=end.finished_ns,
         limits=limits or Limits(),
     )
@@ -106,12 +106,14 @@ def _finished_seconds(end: records.Exit, *, not_before: float) -> float:
     return min(max(now - (time.time_ns() - end.finished_ns) / 1e9, not_before), now)
 
 
-def _count(hands: Hands, uid: str) -> report.Counted:
+def _count(hands: Hands, case: Case, status: int | None) -> report.Counted:
+    """What the kernel counted; what is full is looked up only where the program failed."""
+    full = mounting.find_full(mounting.make_places(hands.settings), case.sandbox) if status and case.sandbox is not None else ""
     try:
-        counted = stats.read_stats(hands.view.groups.open(uid))
+        counted = stats.read_stats(hands.view.groups.open(case.uid))
     except OSError:  # the cgroup vanished: what it counted is lost, the end is not
-        return report.Counted()
-    return report.Counted(oom_kills=counted.oom_kills, peak_memory_bytes=counted.memory_peak_bytes, forks_refused=counted.pids_refused)
+        return report.Counted(full=full)
+    return report.Counted(oom_kills=counted.oom_kills, peak_memory_bytes=counted.memory_peak_bytes, forks_refused=counted.pids_refused, full=full)
 
 
 async def mark_at_rest(hands: Hands, case: Case, _: plan.Step) -> None:

@@ -33,6 +33,8 @@ class Counted:
     oom_kills: int = 0
     peak_memory_bytes: int | None = None
     forks_refused: int = 0
+    full: str = ""
+    """What of it is full, for people; empty when nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,8 @@ def _reason(status: int | None, exit_code: int | None, life: Life, counted: Coun
             TerminationReason.PIDS_LIMIT,
             f"exit code {exit_code}, after {counted.forks_refused} forks were refused at its pids limit{held}",
         )
+    if counted.full:
+        return TerminationReason.DISK_FULL, f"exit code {exit_code}, with {counted.full} full"
     return TerminationReason.ERROR, f"exit code {exit_code}"
 
 

@@ -24,6 +24,15 @@ ROWS = {
     "error": ("Error", 3, {"command": ["sh", "-c", "exit 3"]}),
     "oom": ("OOMKilled", 137, {"command": ["tail", "/dev/zero"], "resources": {"limits": {"memory": "16Mi"}}}),
     "pids": ("PidsLimit", 2, {"command": ["sh", "-c", FORKS], "resources": {"limits": {"pids": 8}}}),
+    "full": (
+        "DiskFull",
+        1,
+        {
+            "command": ["dd", "if=/dev/zero", "of=/data/f", "bs=64k"],
+            "volumes": [{"name": "data", "emptyDir": {"sizeLimit": "8Mi"}}],
+            "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+        },
+    ),
     "expired": ("Expired", 137, {"command": ["sleep", "1000"], "ttl": {"activeSeconds": 1}}),
     "idle": ("IdleTimeout", 137, {"command": ["sleep", "1000"], "ttl": {"idleSeconds": 1, "onIdle": "Stop"}}),
     "nostart": ("StartFailed", None, {"command": ["/no/such"]}),

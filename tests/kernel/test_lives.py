@@ -80,6 +80,21 @@ def test_an_end_by_the_limit_of_processes_says_so(node, reason, command, spec):
     node.remove("p")
 
 
+def test_an_end_on_a_full_disk_says_so(node):
+    """A volume with a size, filled by blocks or by inodes; a failure with room left is an Error."""
+    data = {"volumes": [{"name": "data", "emptyDir": {"sizeLimit": "8Mi"}}], "volumeMounts": [{"name": "data", "mountPath": "/data"}]}
+    for name, script, reason in (
+        ("blocks", "dd if=/dev/zero of=/data/f bs=64k", "DiskFull"),
+        ("inodes", "i=0; while : > /data/$i; do i=$((i+1)); done; exit 1", "DiskFull"),
+        ("room", "dd if=/dev/zero of=/data/f bs=64k count=4; exit 1", "Error"),
+    ):
+        node.create(name, "sh", "-c", script, **data)
+        end = node.wait_end(name)
+        assert end.reason == reason, (name, end)
+        assert ("the volume data full" in end.message) == (reason == "DiskFull")
+        node.remove(name)
+
+
 def test_a_reboot_ends_what_ran_and_keeps_what_had_ended(node):
     """Nothing is left of processes and runtime records, or records of another boot are: NodeRebooted, once; Always starts it again."""
     node.run("ran", "sleep", "1000")

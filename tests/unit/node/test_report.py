@@ -26,6 +26,8 @@ LIMITS = model.Limits(memory_bytes=1 << 20, pids=8)
         pytest.param(137 << 8, Life(), report.Counted(oom_kills=1), (TerminationReason.OOM_KILLED, 137, None), id="its child was"),
         pytest.param(0, Life(), report.Counted(oom_kills=1), (TerminationReason.COMPLETED, 0, None), id="a child was, and it coped"),
         pytest.param(2 << 8, Life(), report.Counted(forks_refused=3), (TerminationReason.PIDS_LIMIT, 2, None), id="it could not fork"),
+        pytest.param(1 << 8, Life(), report.Counted(full="the volume data"), (TerminationReason.DISK_FULL, 1, None), id="it could not write"),
+        pytest.param(0, Life(), report.Counted(full="the volume data"), (TerminationReason.COMPLETED, 0, None), id="full, and it coped"),
         pytest.param(0, Life(), report.Counted(forks_refused=3), (TerminationReason.COMPLETED, 0, None), id="it could not fork, and coped"),
         pytest.param(
             KILLED,
