@@ -16,6 +16,8 @@ from skerry_node.keeper import confine, identity, inner_mounts, link, program, t
 from skerry_node.kernel import syscalls
 
 ORDER_FD = STATUS_FD = 3
+LINK_IS_THERE = b"L"
+"""What follows the order of a shell that has a link, once it is in our network namespace."""
 HEAD_BYTES = 16
 """An order opens with its length as decimal text of this many bytes."""
 _MAX_FDS = 64
@@ -54,7 +56,7 @@ class Waiting:
 
 
 def _settle(orders: socket.socket) -> Waiting:
-    """Wait until the keeper has mapped our ids and moved our link in, then become root and prepare all that can be."""
+    """Wait until the keeper has mapped our ids, then become root and prepare all that can be; the link comes in meanwhile."""
     order, fds = _receive(orders)
     shell = wire.parse_shell(order)
     os.setresgid(0, 0, 0)
@@ -62,12 +64,14 @@ def _settle(orders: socket.socket) -> Waiting:
     os.setresuid(0, 0, 0)
     confine.set_dumpable(False)
     os.setsid()
-    if not order["host_network"]:
-        link.configure_inside(shell.link)
     confine.drop_bounding_set(confine.ADDABLE_MASK)
     confine.set_rlimits()
     program.reset_signals()
     waiting = Waiting(inner_mounts.prepare(host_network=order["host_network"]))
+    if not order["host_network"]:
+        if shell.link is not None and _read(orders, len(LINK_IS_THERE)) != LINK_IS_THERE:
+            os._exit(127)
+        link.configure_inside(shell.link)
     if order["dressed"]:
         _dress(waiting, fds[0])
     if order["waits"]:

@@ -67,7 +67,7 @@ class Starting:
 
 
 def prepare(room: Room, shell: wire.Shell, *, waits: bool, dress: wire.Dress | None = None, host_network: bool = False) -> Parked:
-    """A new shell for *shell*'s slot, with its link in place, and with a root where *dress* says one. Raises OSError; nothing of it stays then.
+    """A new shell for *shell*'s slot, with its link, and with a root where *dress* says one. Raises OSError; nothing of it stays then.
 
     One that *waits* for its sandbox goes through its part before.
     """
@@ -86,14 +86,15 @@ def prepare(room: Room, shell: wire.Shell, *, waits: bool, dress: wire.Dress | N
         try:
             _write_maps(proc_fd, shell.id_base)
             parked.userns_fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+            with contextlib.ExitStack() as opened:
+                fds = [] if dress is None else [_mount_root(room, parked, dress.layers, writable=dress.writable)]
+                opened.callback(_close, fds)
+                _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None, "waits": waits}, fds)
             if shell.link is not None and not host_network:
                 _give_link(room, proc_fd, shell.link)
+                ours.send(inside.LINK_IS_THERE)  # the child has built its mounts meanwhile
         finally:
             os.close(proc_fd)
-        with contextlib.ExitStack() as opened:
-            fds = [] if dress is None else [_mount_root(room, parked, dress.layers, writable=dress.writable)]
-            opened.callback(_close, fds)
-            _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None, "waits": waits}, fds)
     except BaseException:
         parked.close()
         with contextlib.suppress(ChildProcessError):
