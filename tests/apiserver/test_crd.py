@@ -54,6 +54,7 @@ def test_defaults_are_written_down(control_plane, namespace):
         "network": {"mode": "Bridge"},
         "resources": {},
         "restartPolicy": "Never",
+        "init": False,
         "desiredState": "Running",
         "terminationGracePeriodSeconds": 10,
     }
