@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from skerry_api import conditions, egress, fields, names, quantities, sandbox, volumes
+from skerry_api import conditions, egress, fields, names, ports, quantities, sandbox, volumes
 from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
@@ -251,11 +251,12 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
 
 
 def _parse_network(raw: Raw) -> sandbox.NetworkSpec:
-    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress"}))
+    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress", "ports"}))
     mode = fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE)
     if raw.get("egress") is not None and mode is not sandbox.NetworkMode.BRIDGE:
         raise InvalidManifest("spec.network.egress", "write it only with mode: Bridge")
-    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw))
+    found = ports.parse_ports(raw, "spec.network", is_bridged=mode is sandbox.NetworkMode.BRIDGE)
+    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw), ports=found)
 
 
 def _parse_security(raw: Raw) -> sandbox.SecuritySpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skerry_api import conditions, egress, names, quantities, sandbox, volumes
+from skerry_api import conditions, egress, names, ports, quantities, sandbox, volumes
 
 
 def render_sandbox(value: sandbox.Sandbox) -> dict[str, Any]:
@@ -84,7 +84,11 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
                 pids=limits.pids,
             ),
         ),
-        network=_filled(mode=value.network.mode.value, egress=egress.render_egress(value.network.egress)),
+        network=_filled(
+            mode=value.network.mode.value,
+            ports=[ports.render_port(each) for each in value.network.ports],
+            egress=egress.render_egress(value.network.egress),
+        ),
         volumes=[volumes.render_volume(each) for each in value.volumes],
         volumeMounts=[volumes.render_mount(each) for each in value.volume_mounts],
         security=_filled(

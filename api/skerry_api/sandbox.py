@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from skerry_api.conditions import Condition
 from skerry_api.egress import OPEN, Egress
+from skerry_api.ports import Port
 from skerry_api.volumes import Volume, VolumeMount
 
 
@@ -136,6 +137,7 @@ class NetworkSpec:
 
     mode: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
+    ports: tuple[Port, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.WriteLimits: starting.write_limits,
     plan.EnsureWritable: starting.ensure_writable,
     plan.EnsureVolumes: starting.ensure_volumes,
+    plan.PublishPorts: starting.publish_ports,
+    plan.WithdrawPorts: removing.withdraw_ports,
     plan.StartProcess: starting.start_process,
     plan.BeginStop: ending.begin_stop,
     plan.Freeze: ending.freeze,

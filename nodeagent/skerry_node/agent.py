@@ -38,7 +38,7 @@ from skerry_node.image.store import Store
 from skerry_node.keeper import client, holding
 from skerry_node.kernel import features
 from skerry_node.metering import series
-from skerry_node.network import bridge, firewall, ipam, knocks, layouts, policy, ruleset
+from skerry_node.network import bridge, firewall, ipam, knocks, layouts, policy, portrules, ports, ruleset
 from skerry_node.preparing import passes
 from skerry_node.resolver import server as server_of_names
 from skerry_node.rootfs import runtime, scratch
@@ -76,6 +76,7 @@ class Agent:
             groups=groups,
             leases=leases,
             firewall=make_firewall(settings, leases),
+            ports=make_ports(settings, leases),
         )
         keeper = client.Client(
             keeper_settings(settings, groups, self.store), on_exit=self._on_exit, on_lost=self._on_keeper_lost, outside=make_outside(settings, groups)
@@ -252,6 +253,17 @@ def make_firewall(settings: Settings, leases: ipam.Ipam) -> firewall.Firewall:
     return made
 
 
+def make_ports(settings: Settings, leases: ipam.Ipam) -> ports.Ports:
+    """What the node publishes, as the last agent left it, with the rules for it in place. Raises ruleset.RulesFailed, OSError."""
+
+    def ensure() -> None:
+        portrules.ensure_rules(settings.bridge, settings.network, link_prefix=leases.link_prefix)
+
+    made = ports.Ports(portrules.table_name(settings.bridge), lambda slot: (leases.address(slot),), link_name=leases.veth_name, ensure_rules=ensure)
+    made.repair(must_ensure=True)
+    return made
+
+
 def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> client.KeeperSettings:
     """What this node's keeper is started with."""
     return client.KeeperSettings(
@@ -301,6 +313,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
     with contextlib.suppress(knocks.KnocksUnavailable):
         knocks.remove(settings.bridge)
+    portrules.remove_rules(settings.bridge)
     if not settings.keeper_outside:  # there it is a volume of the pod
         runtime.remove_memory(settings.run_dir)
     ruleset.remove_rules(settings.bridge)

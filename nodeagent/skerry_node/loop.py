@@ -196,6 +196,10 @@ class Loop:
             if not self._workers:
                 self._observed_at = time.monotonic()
             await self.check_rules()
+            try:
+                self.hands.view.ports.repair()
+            except (OSError, ruleset.RulesFailed) as error:
+                _LOG.warning("published ports not looked at problem=%s", error)
             self.poke_all()
             self._poke_orphans()
             with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 
+from skerry_api import ports
 from skerry_api.egress import OPEN, Egress
 from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy, Sandbox, Termination
 
@@ -34,6 +35,7 @@ class Desired:
     limits: Limits = Limits()
     network: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
+    ports: frozenset[ports.Published] = frozenset()
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     active_seconds: int | None = None
     idle_seconds: int | None = None
@@ -119,6 +121,10 @@ class Observed:
     slot: int | None = None
     policy: str | None = "open"
     """The digest of the egress policy in force (network/policy.py); None when the slot is closed."""
+    ports: frozenset[ports.Published] = frozenset()
+    """Those that the node publishes whole; see `has_ports`."""
+    has_ports: bool = False
+    """Whether anything, if only a half, leads to the slot."""
     has_writable: bool = False
     has_volumes: bool = False
     """Those with a size of their own; all others lie in what is looked at anyway."""
@@ -162,6 +168,7 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
         ),
         network=spec.network.mode,
         egress=spec.network.egress,
+        ports=ports.published(spec.network.ports),
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,
         idle_seconds=spec.ttl.idle_seconds,

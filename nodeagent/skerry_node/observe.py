@@ -11,7 +11,7 @@ from skerry_node import lives
 from skerry_node.cgroup import group
 from skerry_node.keeper import records
 from skerry_node.model import Ended, Life, Observed, Running
-from skerry_node.network import firewall, ipam, policy
+from skerry_node.network import firewall, ipam, policy, ports
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _SIGTIMEDWAIT = {"aarch64": b"137"}.get(os.uname().machine, b"128")
@@ -29,6 +29,7 @@ class View:
     groups: group.Parent
     leases: ipam.Ipam
     firewall: firewall.Firewall
+    ports: ports.Ports
 
 
 def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 15) -> Observed:
@@ -52,6 +53,8 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         is_frozen=has_cgroup and isinstance(process, Running) and found.is_frozen(),
         slot=lease.slot if lease is not None else None,
         policy=view.firewall.policy(lease.slot) if lease is not None else policy.OPEN,
+        ports=view.ports.find(lease.slot) if lease is not None else frozenset(),
+        has_ports=lease is not None and not view.ports.is_empty(lease.slot),
         has_writable=_exists(view.scratch_fd, uid),
         has_volumes=_exists(view.volumes_fd, uid),
         has_logs=_exists(view.logs_fd, uid),

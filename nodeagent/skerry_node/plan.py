@@ -57,6 +57,14 @@ class EnsureVolumes(Step):
     """Have every volume there; those that are keep their files, and objects of the cluster are read anew."""
 
 
+class PublishPorts(Step):
+    """Have the node's ports lead to the sandbox as its manifest says, and no others."""
+
+
+class WithdrawPorts(Step):
+    """Have no port of the node lead to it."""
+
+
 class StartProcess(Step):
     """Have the keeper start the program."""
 
@@ -205,6 +213,8 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return (EnsurePolicy(uid),)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (WriteLimits(uid, desired.limits),)
+    if _has_wrong_ports(desired, observed):
+        return (PublishPorts(uid),)  # somebody flushed the rules
     is_asleep = observed.life.is_asleep
     if is_asleep and not may_sleep(desired):
         return (Rouse(uid),)
@@ -275,7 +285,14 @@ def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     steps.append(EnsureWritable(uid))
     if desired.has_volumes:
         steps.append(EnsureVolumes(uid))
+    if _has_wrong_ports(desired, observed):
+        steps.append(PublishPorts(uid))
     return (*steps, StartProcess(uid))
+
+
+def _has_wrong_ports(desired: Desired, observed: Observed) -> bool:
+    """Whether what the node publishes is not what is wanted; a half of what nobody wants is wrong, too."""
+    return observed.ports != desired.ports or (observed.has_ports and not desired.ports)
 
 
 def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
@@ -284,6 +301,8 @@ def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.has_cgroup:
         steps += [KillProcess(uid), RemoveCgroup(uid)]
+    if observed.has_ports and not wants_start(desired, observed):  # one that only waits for its next start keeps them
+        steps.append(WithdrawPorts(uid))
     if not observed.has_runtime:
         steps.append(EnsureRuntime(uid))
     elif not desired.wants_process and not life.is_at_rest:
@@ -310,6 +329,8 @@ def _tear_down(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.has_cgroup:
         steps += [KillProcess(uid), RemoveCgroup(uid)]
+    if observed.has_ports:
+        steps.append(WithdrawPorts(uid))
     if observed.has_volumes:
         steps.append(RemoveVolumes(uid))
     if observed.has_writable:

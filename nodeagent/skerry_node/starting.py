@@ -7,10 +7,13 @@ import logging
 import os
 import time
 
+from skerry_api.ports import host_ports, published
 from skerry_api.sandbox import NetworkMode, Sandbox, SandboxStatus
 from skerry_node import launching, lives, means, mounting, plan, report
+from skerry_node.keeper import client
 from skerry_node.means import Case, Hands, Layers, shell_name
-from skerry_node.model import Life, Observed
+from skerry_node.model import Life, Observed, Running
+from skerry_node.network import ports
 from skerry_node.rootfs import scratch
 
 _LOG = logging.getLogger("skerry.act")
@@ -99,6 +102,31 @@ async def refresh_volumes(hands: Hands, sandbox: Sandbox) -> None:
     await mounting.refresh(where, hands.source, sandbox, owner=means.find_owner(hands, sandbox.metadata.uid))
 
 
+async def publish_ports(hands: Hands, case: Case, _: plan.Step) -> None:
+    """Raises client.Refused when a place is taken and nothing runs yet, OSError when what runs cannot have it back."""
+    assert case.sandbox is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is None:
+        raise FileNotFoundError(f"the lease of {case.uid} vanished")
+    wanted = published(case.sandbox.spec.network.ports)
+    try:
+        hands.view.ports.publish(lease.slot, wanted)
+    except ports.PortTaken as error:
+        if isinstance(case.observed.process, Running):
+            raise
+        raise _refuse_port(hands, case.sandbox, error) from error
+    if isinstance(case.observed.process, Running):
+        hands.view.ports.open_link(lease.slot)
+
+
+def _refuse_port(hands: Hands, sandbox: Sandbox, error: ports.PortTaken) -> client.Refused:
+    """In the words of the manifest."""
+    place = next(place for place, port in enumerate(sandbox.spec.network.ports) if error.port in host_ports((port,)))
+    owner = "a program of this node" if error.slot is None else f"sandbox {hands.view.leases.owner(error.slot)}"
+    problem = f"{error.port} is taken by {owner}; write another hostPort, or end that"
+    return client.Refused(problem=problem, field=f"spec.network.ports[{place}].hostPort", reason="HostPortTaken")
+
+
 async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     assert case.sandbox is not None
     assert case.image is not None
@@ -116,6 +144,7 @@ async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
         started = await hands.keeper.launch(order, volume_fds=volume_fds)
     hands.favourite = _wanted_root(case) or hands.favourite
     hands.handles.hold(case.uid)
+    hands.view.ports.open_link(lease.slot)
     kind, seconds = "Warm" if started.warm else "Cold", time.monotonic() - case.began
     if hands.meters is not None:
         hands.meters.started(kind, prepare=asked - case.began, request=seconds - (asked - case.began), keeper=started.seconds)

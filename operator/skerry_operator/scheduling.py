@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from skerry_api.node import NodeAmounts, SandboxNode, Taint
+from skerry_api.ports import HostPort, host_ports
 from skerry_api.sandbox import SandboxSpec, Toleration
 from skerry_operator import fitness
 
@@ -26,6 +27,7 @@ _WORDS = (
     ("node(s) lacked the feature", "FeatureMissing"),
     ("Insufficient cpu", "InsufficientCpu"),
     ("Insufficient memory", "InsufficientMemory"),
+    ("node(s) didn't have free ports", "HostPorts"),
 )
 
 
@@ -36,6 +38,8 @@ class Candidate:
     node: SandboxNode
     given: NodeAmounts = _NOTHING
     is_alive: bool = True
+    ports: frozenset[HostPort] = frozenset()
+    """Published for those sandboxes already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,8 @@ def _lacking(spec: SandboxSpec, candidate: Candidate) -> Iterator[str]:
         yield "Insufficient cpu"
     if asked.memory_bytes and given.memory_bytes + asked.memory_bytes > can_give.memory_bytes:
         yield "Insufficient memory"
+    if candidate.ports and any(wanted.meets(held) for wanted in host_ports(spec.network.ports) for held in candidate.ports):
+        yield "node(s) didn't have free ports for the requested host ports"
 
 
 def _dominant_share(spec: SandboxSpec, candidate: Candidate) -> float:

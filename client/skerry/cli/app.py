@@ -23,6 +23,7 @@ from skerry.cli import (
     measuring,
     nodes,
     options,
+    publishing,
     running,
     words,
 )
@@ -57,6 +58,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("unpause", lifecycle.unpause),
     ("kill", executing.kill),
     ("cp", copies.cp),
+    ("port", publishing.port),
     ("port-forward", forwarding.port_forward),
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),

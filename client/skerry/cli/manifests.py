@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skerry.cli import publishing
+
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
 ON_IDLE = {"pause": "Pause", "stop": "Stop", "delete": "Delete"}
@@ -40,6 +42,7 @@ class RunOptions:
     cpus: str | None = None
     pids_limit: int | None = None
     network: str | None = None
+    ports: Sequence[str] = ()
     user: str | None = None
     workdir: str | None = None
     hostname: str | None = None
@@ -78,7 +81,7 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "hostname": options.hostname,
         "init": True if options.has_init else None,
         "resources": _without_none({"limits": _without_none(limits) or None}) or None,
-        "network": {"mode": _choose(options.network, NETWORKS, "--network")} if options.network else None,
+        "network": _render_network(options),
         "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,
         "restartPolicy": _choose(options.restart, RESTART_POLICIES, "--restart") if options.restart else None,
         "ttl": _without_none(
@@ -91,6 +94,17 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         or None,
     }
     return {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": metadata, "spec": _without_none(spec)}
+
+
+def _render_network(options: RunOptions) -> dict[str, Any] | None:
+    mode = _choose(options.network, NETWORKS, "--network") if options.network else None
+    try:
+        ports = [publishing.parse(text) for text in options.ports]
+    except publishing.BadPortError as error:
+        raise BadOptionError("--publish", str(error)) from error
+    if ports and mode not in {None, "Bridge"}:
+        raise BadOptionError("--publish", "only a sandbox with --network bridge publishes ports")
+    return _without_none({"mode": mode, "ports": ports or None}) or None
 
 
 def generate_name(image: str) -> str:

@@ -43,6 +43,9 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
     pids_limit: Annotated[int | None, typer.Option("--pids-limit", metavar="N", min=1, help="Processes and threads at most.")] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="MODE", help="bridge, none or host.")] = None,
+    publish: Annotated[
+        list[str] | None, typer.Option("--publish", "-p", metavar="[ADDRESS:]PORT:PORT[/udp]", help="Publish a port on the node: 8080:80.")
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID]", help="Whom to run as.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
     hostname: Annotated[str | None, typer.Option("--hostname", metavar="NAME", help="Host name inside; default: the name.")] = None,
@@ -74,6 +77,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         cpus=cpus,
         pids_limit=pids_limit,
         network=network,
+        ports=publish or (),
         user=user,
         workdir=workdir,
         hostname=hostname,

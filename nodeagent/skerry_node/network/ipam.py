@@ -112,6 +112,11 @@ class Ipam:
         """First host id and number of ids of *slot*."""
         return self._id_base + slot * IDS_PER_SLOT, IDS_PER_SLOT
 
+    @property
+    def link_prefix(self) -> str:
+        """What the names of all links of this node begin with."""
+        return self._link_prefix
+
     def mac(self, slot: int) -> str:
         """A locally administered address made from the IP address: 02:58 and its four bytes."""
         return ":".join(f"{byte:02x}" for byte in (0x02, 0x58, *self.address(slot).packed))

@@ -21,6 +21,8 @@ from skerry_node.network.policy import Network, Ranges
 DNS_PER_SECOND = 200
 """Packets to the resolver that one sandbox may send; more are dropped before the agent sees them."""
 _SIZE = 65_536
+PUBLISHED_MARK = 0x0010_0000
+"""The bit of a frame's mark that says: between two sandboxes by a published port (portrules.py). kube-proxy, Calico and Cilium use others."""
 
 
 class RulesFailed(Exception):
@@ -46,14 +48,14 @@ def table_name(bridge: str) -> str:
 def ensure_rules(layout: Layout) -> None:
     """Load the rules. Where an older version's sets stand in the way everything is made anew, closed until it is filled. Raises RulesFailed."""
     try:
-        _nft(render_rules(layout))
+        load(render_rules(layout))
     except RulesFailed:
-        _nft(_render_removal(layout.bridge) + render_rules(layout))
+        load(_render_removal(layout.bridge) + render_rules(layout))
 
 
 def remove_rules(bridge: str) -> None:
     """Remove both tables; one that is gone is fine. Raises RulesFailed."""
-    _nft(_render_removal(bridge))
+    load(_render_removal(bridge))
 
 
 def render_rules(layout: Layout) -> str:
@@ -141,7 +143,7 @@ table bridge {table} {{
         drop
     }}
     chain forward {{
-        iifname {ports} oifname {ports} drop
+        iifname {ports} oifname {ports} meta mark and {PUBLISHED_MARK:#x} != {PUBLISHED_MARK:#x} drop
     }}
 }}
 """
@@ -252,7 +254,8 @@ def _render_removal(bridge: str) -> str:
     return "".join(f"table {family} {name} {{}}\ndelete table {family} {name}\n" for family in ("bridge", "inet"))
 
 
-def _nft(script: str) -> None:
+def load(script: str) -> None:
+    """Have the nft command do *script*, all of it or nothing. Raises RulesFailed."""
     try:
         subprocess.run(["nft", "-f", "-"], input=script, text=True, check=True, capture_output=True)
     except FileNotFoundError as error:

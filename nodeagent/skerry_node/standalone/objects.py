@@ -170,6 +170,7 @@ def _refuse_changes(old: api.SandboxSpec, new: api.SandboxSpec) -> None:
         "spec.volumeMounts": old.volume_mounts != new.volume_mounts,
         "spec.network.mode": old.network.mode != new.network.mode,
         "spec.init": old.init != new.init,
+        "spec.network.ports": old.network.ports != new.network.ports,
         "spec.restartPolicy": old.restart_policy != new.restart_policy,
     }
     for field, is_changed in fixed.items():

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from skerry_api.ports import HostPort, Protocol, Published
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, Termination, TerminationReason
 from skerry_node import plan
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, Stopping
@@ -14,6 +15,7 @@ from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, S
 UID = "6f1c0c5e-1111-4222-8333-444455556666"
 LIMITS = Limits(cpu_millicores=500, memory_bytes=64 << 20, pids=64)
 COMPLETED = Termination(reason=TerminationReason.COMPLETED, exit_code=0)
+PORTS = frozenset({Published(HostPort(Protocol.TCP, 8080), 80)})
 FAILED = Termination(reason=TerminationReason.ERROR, exit_code=3)
 IDLE = Termination(reason=TerminationReason.IDLE_TIMEOUT, exit_code=143)
 ASLEEP = Life(is_asleep=True)
@@ -80,6 +82,17 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
             id="idle: deleted at once",
         ),
         pytest.param(wanted(on_idle=OnIdle.DELETE), resting(life=Life(attempt=1, termination=IDLE)), [], id="idle: the operator deletes"),
+        pytest.param(wanted(ports=PORTS), empty(), [*START[:-1], "PublishPorts", "StartProcess"], id="ports before the program"),
+        pytest.param(wanted(ports=PORTS), running(ports=PORTS, has_ports=True), [], id="ports published"),
+        pytest.param(wanted(ports=PORTS), running(), ["PublishPorts"], id="ports flushed by somebody"),
+        pytest.param(wanted(), running(has_ports=True), ["PublishPorts"], id="half of a port that nobody wants"),
+        pytest.param(wanted(ports=PORTS), resting(ports=PORTS, has_ports=True), ["WithdrawPorts"], id="ended: its ports are free"),
+        pytest.param(
+            wanted(ports=PORTS, restart_policy=RestartPolicy.ALWAYS),
+            resting(ports=PORTS, has_ports=True, life=Life(attempt=1, termination=FAILED, not_before_seconds=1001.0)),
+            [],
+            id="ports kept for the next start",
+        ),
         pytest.param(wanted(is_paused=True), running(), ["Freeze"], id="to be paused"),
         pytest.param(wanted(is_paused=True), running(is_frozen=True), [], id="paused"),
         pytest.param(wanted(), running(is_frozen=True), ["Thaw"], id="to go on"),

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from skerry_api.node import NodeAmounts, NodeImage, Taint
+from skerry_api.ports import HostPort, Port, Protocol
 from skerry_api.sandbox import NetworkMode, NetworkSpec, OnIdle, Toleration, Ttl
 from skerry_operator import scheduling
 from skerry_operator.scheduling import Bound, Candidate, Unschedulable
@@ -15,6 +16,10 @@ from tests.unit.operator.worlds import MIB, node, spec
 _GIVEN = NodeAmounts(cpu_millicores=500, memory_bytes=500 * MIB, sandboxes=5)
 _NOTHING = NodeAmounts()
 _TAINT = Taint("dedicated", "x")
+
+
+_TAKEN = frozenset({HostPort(Protocol.TCP, 8080)})
+_OTHERS = frozenset({HostPort(Protocol.UDP, 8080), HostPort(Protocol.TCP, 8081), HostPort(Protocol.TCP, 8080, "10.0.0.1")})
 
 
 def _holding(name, reference, size_bytes, *, given=_NOTHING):
@@ -27,6 +32,12 @@ def _holding(name, reference, size_bytes, *, given=_NOTHING):
 def _featured(name, *features: str):
     bare = node(name)
     return Candidate(dataclasses.replace(bare, status=dataclasses.replace(bare.status, features=features)))
+
+
+def _with_port(address: str):
+    """Asks for TCP port 8080 of its node."""
+    port = Port(80, host_port=8080, host_address=address)
+    return dataclasses.replace(spec(0), network=NetworkSpec(ports=(port,)))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +119,18 @@ def _featured(name, *features: str):
             [Candidate(node("a", unschedulable=True)), Candidate(node("b"), _GIVEN), Candidate(node("c"), _GIVEN)],
             "0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu.",
             id="counts by reason",
+        ),
+        pytest.param(
+            _with_port("127.0.0.1"),
+            [Candidate(node("a"), ports=_TAKEN), Candidate(node("b"), ports=_TAKEN), Candidate(node("c"), ports=_OTHERS)],
+            Bound("c"),
+            id="host ports are free",
+        ),
+        pytest.param(
+            _with_port(""),
+            [Candidate(node("a"), ports=_TAKEN), Candidate(node("b", unschedulable=True))],
+            "0/2 nodes are available: 1 node(s) didn't have free ports for the requested host ports, 1 node(s) were unschedulable.",
+            id="host ports are taken",
         ),
     ],
 )
