@@ -73,6 +73,8 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         user=value.user,
         hostname=value.hostname,
         init=value.init or None,
+        stdin=value.stdin or None,
+        tty=value.tty or None,
         resources=_filled(
             requests=_filled(
                 cpu=quantities.render_cpu(requests.cpu_millicores) if requests.cpu_millicores else None,

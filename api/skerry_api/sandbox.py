@@ -185,6 +185,10 @@ class SandboxSpec:
     hostname: str | None = None
     init: bool = False
     """The first process is a tiny one of ours, which reaps and forwards signals."""
+    stdin: bool = False
+    """Whether the first process has an input that is held open; else it reads nothing."""
+    tty: bool = False
+    """Whether its input and outputs are a terminal."""
     resources: Resources = Resources()
     network: NetworkSpec = NetworkSpec()
     volumes: tuple[Volume, ...] = ()

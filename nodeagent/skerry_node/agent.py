@@ -43,7 +43,7 @@ from skerry_node.preparing import passes
 from skerry_node.resolver import server as server_of_names
 from skerry_node.rootfs import runtime, scratch
 from skerry_node.serving import server
-from skerry_node.sessions import table
+from skerry_node.sessions import consoles, table
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
 from skerry_node.volumes import places
@@ -98,6 +98,7 @@ class Agent:
         )  # fmt: skip
         self.meters = metrics.Meters(self._read_samples, self._read_gauges)
         self.sessions = table.Sessions(settings.keeper_socket)
+        self.consoles = consoles.Consoles(settings.keeper_socket)
         self.loop = loop.Loop(hands=self.hands, source=source, store=self.store, meters=self.meters)
         self.dozing = dozing.Dozing(self.hands, self.loop)
         self.dozing.read_busy = self.sessions.busy_uids

@@ -22,6 +22,7 @@ from skerry_node.manifests import ManifestSource
 from skerry_node.model import Running
 from skerry_node.serving.backend import Image, Info, Refused
 from skerry_node.serving.exec_options import ExecOptions
+from skerry_node.sessions.consoles import Consoles
 from skerry_node.sessions.table import Sessions
 
 if TYPE_CHECKING:
@@ -172,6 +173,11 @@ class Backend:
     def sessions(self) -> Sessions:
         """The execs of this node."""
         return self._agent.sessions
+
+    @property
+    def consoles(self) -> Consoles:
+        """What is typed to first processes."""
+        return self._agent.consoles
 
     def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""

@@ -39,7 +39,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         host_network=mode is NetworkMode.HOST,
         layers=root_layers(image),
         argv=_argv(sandbox, image),
-        env=(*image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
+        env=(*(("TERM=xterm",) if spec.tty else ()), *image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
         working_dir=spec.working_dir or image.config.working_dir or "/",
         user=spec.user or image.config.user or "",
         hostname=hostname,
@@ -50,6 +50,8 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         dressed=dressed,
         volumes=mounting.orders(sandbox),
         init=spec.init,
+        has_terminal=spec.tty,
+        has_input=spec.stdin,
     )
 
 

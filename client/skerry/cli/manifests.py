@@ -54,6 +54,8 @@ class RunOptions:
     is_read_only: bool = False
     is_removed: bool = False
     is_detached: bool = False
+    has_input: bool = False
+    has_terminal: bool = False
 
 
 def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -80,6 +82,8 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "user": options.user,
         "hostname": options.hostname,
         "init": True if options.has_init else None,
+        "stdin": True if options.has_input else None,
+        "tty": True if options.has_terminal else None,
         "resources": _without_none({"limits": _without_none(limits) or None}) or None,
         "network": _render_network(options),
         "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,

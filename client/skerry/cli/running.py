@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import manifests, options, output
+from skerry.cli import joining, manifests, options, output
 from skerry.client import Client
 from skerry.errors import AgentUnavailable, Refused, SkerryError
 
@@ -33,6 +33,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image; pulled when it is not in the store.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the name and leave it running.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Pass our input on, and hold it open.")] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")] = False,
     rm: Annotated[bool, typer.Option("--rm", help="Remove the sandbox when it has ended.")] = False,
     env: Annotated[
         list[str] | None,
@@ -63,8 +65,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Run a program in a new sandbox.
 
     In the foreground its output comes here and its exit code is ours; Ctrl-C stops it. It stays, stopped, until
-    `skerry rm`, unless --rm is given.
+    `skerry rm`, unless --rm is given. With -it its terminal is ours; Ctrl-P Ctrl-Q detaches, and `skerry attach` goes on.
     """
+    if interactive and tty and not detach and not os.isatty(0):
+        raise typer.BadParameter("our input is not a terminal; leave -t out", param_hint="--tty")
     client = options.connect(socket, namespace)
     wanted = manifests.RunOptions(
         image=image,
@@ -89,6 +93,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         is_read_only=read_only,
         is_removed=rm,
         is_detached=detach,
+        has_input=interactive,
+        has_terminal=tty,
     )
     try:
         manifest = manifests.render(wanted, namespace=client.namespace, environment=os.environ)
@@ -120,9 +126,14 @@ def _start_detached(client: Client, sandbox: Sandbox, *, is_removed: bool) -> in
 def _run_in_foreground(client: Client, sandbox: Sandbox, *, is_removed: bool) -> int:
     name = sandbox.metadata.name
     finished = None
+    has_input, has_terminal = sandbox.spec.stdin, sandbox.spec.tty
     with _stopping_on_signals(client, name):
         _await_start(client, name)
-        _copy_output(client, name)
+        if not (has_input or has_terminal):
+            _copy_output(client, name)
+        elif not joining.join_new(client, name, has_input=has_input, has_terminal=has_terminal):
+            joining.say_detached(name)
+            return 0
         finished = _await_end(client, name)
     if finished is None:
         output.print_error(f"{name} was removed by somebody else before it ended")

@@ -28,12 +28,10 @@ COMMANDS = {
     "network": "a sandbox has a network of its own: skerry run --network bridge or none",
     "update": "change its manifest, see docs/sandbox.md",
 }
-_NO_INPUT = "the first program has no input and no terminal; start it with -d, then: skerry exec -it NAME sh"
 _NO_PORTS = "name each port: -p PORT:PORT; or reach it without one: skerry port-forward NAME LOCAL:PORT"
 _NO_VOLUMES = "volumes stand in a manifest, see docs/sandbox.md; or copy files in: skerry cp SOURCE NAME:PATH"
 OPTIONS = {
     "run": {
-        **dict.fromkeys(("-i", "-t", "--interactive", "--tty"), _NO_INPUT),
         **dict.fromkeys(("-P", "--publish-all"), _NO_PORTS),
         **dict.fromkeys(("-v", "--volume", "--mount", "--tmpfs"), _NO_VOLUMES),
         "--privileged": "a sandbox is never privileged; single capabilities stand in a manifest, see docs/sandbox.md",

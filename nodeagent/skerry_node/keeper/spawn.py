@@ -12,7 +12,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 
-from skerry_node.keeper import inside, link, logs, records, rootfs, wire
+from skerry_node.keeper import consoles, inside, link, logs, records, rootfs, wire
 from skerry_node.kernel import syscalls
 
 _NAMESPACES = (
@@ -63,6 +63,7 @@ class Starting:
     pidfd: int
     status_fd: int
     streams: tuple[logs.Stream, ...]
+    console: consoles.Console | None = None
     problem: bytearray = field(default_factory=bytearray)
 
 
@@ -109,6 +110,7 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message, *,
     Consumes *parked*; *volume_fds* stay the caller's. Raises OSError; the child is gone then.
     """
     opened: list[int] = []
+    console = None
     try:
         _join_cgroups(room, order.uid, parked.pid)
         if order.dressed:
@@ -121,24 +123,39 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message, *,
         try:
             logs.ensure_pipes(directory)
             streams = logs.open_streams(directory, room.logs_fd, order.uid, room.bounds)
+            if order.has_input and not order.has_terminal:
+                console, reading_end = consoles.make_input(order.shell.id_base)
+                opened.append(reading_end)
             opened += logs.open_writing_ends(directory, order.shell.id_base)
         finally:
             os.close(directory)
-        reading, writing = os.pipe2(os.O_CLOEXEC)
+        reading, writing = _make_status_channel(has_terminal=order.has_terminal)
         opened.append(writing)
-        os.set_blocking(reading, False)
         _send(parked.orders, raw, [*root_fds, *volume_fds, *opened[len(root_fds) :]])
     except BaseException:
         parked.close()
+        if console is not None:
+            console.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(parked.pid, 0)
         raise
     finally:
         _close(opened)
-    starting = Starting(launch=order, pid=parked.pid, pidfd=parked.pidfd, status_fd=reading, streams=streams)
+    starting = Starting(launch=order, pid=parked.pid, pidfd=parked.pidfd, status_fd=reading, streams=streams, console=console)
     parked.pidfd = -1
     parked.close()
     return starting
+
+
+def _make_status_channel(*, has_terminal: bool) -> tuple[int, int]:
+    """Our end, which does not block, and the child's: a pipe, or where a terminal is to come the other way, a socket."""
+    if has_terminal:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        reading, writing = ours.detach(), theirs.detach()
+    else:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    return reading, writing
 
 
 def _mount_root(room: Room, parked: Parked, layers: tuple[str, ...], *, writable: str, read_only: bool = False) -> int:

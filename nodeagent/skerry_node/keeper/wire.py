@@ -64,6 +64,7 @@ class Launch:
     `layers` are file names below the layer directory, lowest first. `user` is the text of the image or manifest, resolved by the
     child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0. `dressed` tells that the shell's
     own root is to be used: its writable layer has become this sandbox's. Each of `volumes` is an fd that comes with the request.
+    With `has_terminal` input and both outputs are a terminal of the sandbox's own; with `has_input` alone, input is a pipe that is held open.
     """
 
     uid: str
@@ -84,6 +85,13 @@ class Launch:
     volumes: tuple[Volume, ...] = ()
     init: bool = False
     """The first process is ours, and starts the program."""
+    has_terminal: bool = False
+    has_input: bool = False
+
+    @property
+    def has_console(self) -> bool:
+        """Whether somebody can type to the first process."""
+        return self.has_terminal or self.has_input
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from skerry_api.sandbox import DesiredState, Sandbox
 from skerry_node.keeper import wire
 from skerry_node.serving.exec_options import ExecOptions
 from skerry_node.serving.refusal import Refused
+from skerry_node.sessions.consoles import Consoles
 from skerry_node.sessions.table import Sessions
 
 __all__ = ["Backend", "Image", "Info", "Refused"]
@@ -98,6 +99,11 @@ class Backend(Protocol):
     @property
     def sessions(self) -> Sessions:
         """The execs of this node."""
+        ...
+
+    @property
+    def consoles(self) -> Consoles:
+        """What is typed to first processes."""
         ...
 
     def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:

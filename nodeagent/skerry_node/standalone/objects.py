@@ -165,6 +165,8 @@ def _refuse_changes(old: api.SandboxSpec, new: api.SandboxSpec) -> None:
         "spec.workingDir": old.working_dir != new.working_dir,
         "spec.user": old.user != new.user,
         "spec.hostname": old.hostname != new.hostname,
+        "spec.stdin": old.stdin != new.stdin,
+        "spec.tty": old.tty != new.tty,
         "spec.security": old.security != new.security,
         "spec.volumes": old.volumes != new.volumes,
         "spec.volumeMounts": old.volume_mounts != new.volume_mounts,
