@@ -1,7 +1,7 @@
 /* PID 1 of a sandbox with `init: true`: starts the program, hands every signal on, reaps what is left over, ends as the program ends.
  *
  * argv: our own name, what to say on fd 3 when the program cannot be run, its path, then its own argv. No library, no heap, no state.
- * Build (gcc 12.2, binutils 2.40): see init_binary.py, which holds the result. Docs: docs/adr/0025-a-first-process-of-ours.md
+ * Build (gcc 12.2, binutils 2.40): see init_binary.py, which holds the result. Docs: docs/adr/0019-a-first-process-of-ours.md
  */
 typedef unsigned long word;
 
