@@ -8,10 +8,12 @@ export PYTHONPATH := api:operator:nodeagent:client:.
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
-TEST_PACKAGES := apache2-utils buildah docker-registry skopeo strace umoci
+LANES ?= 3
+E2E_PACKAGES := runc containernetworking-plugins buildah debootstrap
+TEST_PACKAGES := apache2-utils buildah docker-registry iputils-ping nmap skopeo strace umoci
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
-.PHONY: help demo test test-vm check static format cluster bench clean packages test-packages vm-packages
+.PHONY: help demo test test-all test-vm check static format cluster bench clean packages test-packages vm-packages e2e-packages e2e
 
 help: ## What can be done here
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +34,10 @@ test-packages:
 	@missing=$$(for p in $(TEST_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
 
+e2e-packages:
+	@missing=$$(for p in $(E2E_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
+	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
+
 vm-packages:
 	@missing=$$(for p in $(VM_PACKAGES); do dpkg -s $$p >/dev/null 2>&1 || echo $$p; done); \
 	if [ -n "$$missing" ]; then echo "installing" $$missing "..."; apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; fi
@@ -40,13 +46,16 @@ demo: $(VENV)/.ready packages ## Run a sandbox on this machine and show what it 
 	@$(BIN)/python -m tests.harness.demo
 
 test: $(VENV)/.ready packages test-packages static ## Every test: unit, kernel, API server (root)
-	@$(BIN)/python -m pytest tests/unit tests/kernel tests/apiserver tests/security
+	@$(BIN)/python -m pytest -q -n $(LANES) --durations 15 tests/unit tests/kernel tests/apiserver tests/security
+
+test-all: export SKERRY_TEST_PARTS := 1
+test-all: test ## The same with every kill point: what `make test` takes a part of
 
 test-vm: $(VENV)/.ready packages vm-packages ## The kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU
 	@$(BIN)/python -m tests.harness.vm
 
 check: static ## Lint, types, imports, unit tests but the thorough ones: seconds
-	@$(BIN)/python -m pytest -q -n 2 -m 'not thorough' tests/unit
+	@$(BIN)/python -m pytest -q -n 2 --hypothesis-profile quick -m 'not thorough' tests/unit
 
 static: $(VENV)/.ready
 	@$(BIN)/ruff check .
@@ -57,6 +66,9 @@ static: $(VENV)/.ready
 format: $(VENV)/.ready ## Format the code
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+e2e: $(VENV)/.ready packages e2e-packages ## A real one-node cluster on this machine, with our images and the chart in it (root)
+	@$(BIN)/python -m pytest -x tests/e2e
 
 cluster: $(VENV)/.ready packages ## A control plane, the operator and one agent in the foreground
 	@$(BIN)/python -m tests.harness.cluster

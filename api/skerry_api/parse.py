@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from skerry_api import conditions, fields, names, quantities, sandbox, volumes
+from skerry_api import conditions, egress, fields, names, ports, quantities, sandbox, volumes
 from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
@@ -28,6 +28,9 @@ _SPEC = frozenset(
         "workingDir",
         "user",
         "hostname",
+        "init",
+        "stdin",
+        "tty",
         "resources",
         "network",
         "volumes",
@@ -121,7 +124,7 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
     fields.refuse_unknown(raw, "spec", _SPEC)
     ttl = fields.section(raw, "ttl", "spec")
     found_volumes = volumes.parse_volumes(raw)
-    fields.refuse_unknown(ttl, "spec.ttl", frozenset({"activeSeconds", "secondsAfterFinished"}))
+    fields.refuse_unknown(ttl, "spec.ttl", frozenset({"activeSeconds", "idleSeconds", "onIdle", "secondsAfterFinished"}))
     grace = fields.number(raw, "terminationGracePeriodSeconds", "spec", low=0, high=86_400)
     return sandbox.SandboxSpec(
         image=_parse_image(raw),
@@ -133,6 +136,9 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         working_dir=_parse_working_dir(raw),
         user=_parse_user(raw),
         hostname=_parse_hostname(raw),
+        init=fields.flag(raw, "init", "spec"),
+        stdin=fields.flag(raw, "stdin", "spec"),
+        tty=fields.flag(raw, "tty", "spec"),
         resources=_parse_resources(fields.section(raw, "resources", "spec")),
         network=_parse_network(fields.section(raw, "network", "spec")),
         volumes=found_volumes,
@@ -142,6 +148,8 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         desired_state=fields.choice(raw, "desiredState", "spec", sandbox.DesiredState, sandbox.DesiredState.RUNNING),
         ttl=sandbox.Ttl(
             active_seconds=fields.number(ttl, "activeSeconds", "spec.ttl", low=1, high=31_536_000),
+            idle_seconds=fields.number(ttl, "idleSeconds", "spec.ttl", low=1, high=31_536_000),
+            on_idle=fields.choice(ttl, "onIdle", "spec.ttl", sandbox.OnIdle, sandbox.OnIdle.PAUSE),
             seconds_after_finished=fields.number(ttl, "secondsAfterFinished", "spec.ttl", low=0, high=31_536_000),
         ),
         termination_grace_period_seconds=10 if grace is None else grace,
@@ -247,8 +255,12 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
 
 
 def _parse_network(raw: Raw) -> sandbox.NetworkSpec:
-    fields.refuse_unknown(raw, "spec.network", frozenset({"mode"}))
-    return sandbox.NetworkSpec(mode=fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE))
+    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress", "ports"}))
+    mode = fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE)
+    if raw.get("egress") is not None and mode is not sandbox.NetworkMode.BRIDGE:
+        raise InvalidManifest("spec.network.egress", "write it only with mode: Bridge")
+    found = ports.parse_ports(raw, "spec.network", is_bridged=mode is sandbox.NetworkMode.BRIDGE)
+    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw), ports=found)
 
 
 def _parse_security(raw: Raw) -> sandbox.SecuritySpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skerry_api import conditions, names, quantities, sandbox, volumes
+from skerry_api import conditions, egress, names, ports, quantities, sandbox, volumes
 
 
 def render_sandbox(value: sandbox.Sandbox) -> dict[str, Any]:
@@ -72,6 +72,9 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         workingDir=value.working_dir,
         user=value.user,
         hostname=value.hostname,
+        init=value.init or None,
+        stdin=value.stdin or None,
+        tty=value.tty or None,
         resources=_filled(
             requests=_filled(
                 cpu=quantities.render_cpu(requests.cpu_millicores) if requests.cpu_millicores else None,
@@ -83,7 +86,11 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
                 pids=limits.pids,
             ),
         ),
-        network={"mode": value.network.mode.value},
+        network=_filled(
+            mode=value.network.mode.value,
+            ports=[ports.render_port(each) for each in value.network.ports],
+            egress=egress.render_egress(value.network.egress),
+        ),
         volumes=[volumes.render_volume(each) for each in value.volumes],
         volumeMounts=[volumes.render_mount(each) for each in value.volume_mounts],
         security=_filled(
@@ -92,7 +99,12 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         ),
         restartPolicy=value.restart_policy.value,
         desiredState=value.desired_state.value,
-        ttl=_filled(activeSeconds=value.ttl.active_seconds, secondsAfterFinished=value.ttl.seconds_after_finished),
+        ttl=_filled(
+            activeSeconds=value.ttl.active_seconds,
+            idleSeconds=value.ttl.idle_seconds,
+            onIdle=None if value.ttl.idle_seconds is None and value.ttl.on_idle is sandbox.OnIdle.PAUSE else value.ttl.on_idle.value,
+            secondsAfterFinished=value.ttl.seconds_after_finished,
+        ),
         terminationGracePeriodSeconds=value.termination_grace_period_seconds,
         nodeSelector=dict(value.node_selector),
         tolerations=[_filled(key=each.key, operator=each.operator, value=each.value, effect=each.effect) for each in value.tolerations],

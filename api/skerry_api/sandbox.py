@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass
 
 from skerry_api.conditions import Condition
+from skerry_api.egress import OPEN, Egress
+from skerry_api.ports import Port
 from skerry_api.volumes import Volume, VolumeMount
 
 
@@ -31,6 +33,14 @@ class DesiredState(enum.StrEnum):
     RUNNING = "Running"
     STOPPED = "Stopped"
     PAUSED = "Paused"
+
+
+class OnIdle(enum.StrEnum):
+    """What happens to a program that was idle for long enough."""
+
+    PAUSE = "Pause"
+    STOP = "Stop"
+    DELETE = "Delete"
 
 
 class NetworkMode(enum.StrEnum):
@@ -60,11 +70,15 @@ class TerminationReason(enum.StrEnum):
     COMPLETED = "Completed"
     ERROR = "Error"
     OOM_KILLED = "OOMKilled"
+    PIDS_LIMIT = "PidsLimit"
+    DISK_FULL = "DiskFull"
     EXPIRED = "Expired"
+    IDLE_TIMEOUT = "IdleTimeout"
     STOPPED = "Stopped"
     NODE_LOST = "NodeLost"
     NODE_REBOOTED = "NodeRebooted"
     KEEPER_LOST = "KeeperLost"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
     START_FAILED = "StartFailed"
 
 
@@ -122,6 +136,8 @@ class NetworkSpec:
     """The network that is wanted."""
 
     mode: NetworkMode = NetworkMode.BRIDGE
+    egress: Egress = OPEN
+    ports: tuple[Port, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +151,11 @@ class SecuritySpec:
 
 @dataclass(frozen=True, slots=True)
 class Ttl:
-    """How long it may run, and how long it stays after it finished; seconds."""
+    """How long it may run, how long it may be idle, and how long it stays after it finished; seconds."""
 
     active_seconds: int | None = None
+    idle_seconds: int | None = None
+    on_idle: OnIdle = OnIdle.PAUSE
     seconds_after_finished: int | None = None
 
 
@@ -165,6 +183,12 @@ class SandboxSpec:
     working_dir: str | None = None
     user: str | None = None
     hostname: str | None = None
+    init: bool = False
+    """The first process is a tiny one of ours, which reaps and forwards signals."""
+    stdin: bool = False
+    """Whether the first process has an input that is held open; else it reads nothing."""
+    tty: bool = False
+    """Whether its input and outputs are a terminal."""
     resources: Resources = Resources()
     network: NetworkSpec = NetworkSpec()
     volumes: tuple[Volume, ...] = ()

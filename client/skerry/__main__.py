@@ -20,7 +20,7 @@ def run(argv: list[str]) -> int:
     called = os.path.basename(argv[0]) if argv else "skerry"
     name = "kubectl skerry" if called == "kubectl-skerry" else "skerry"
     try:
-        app.app(args=argv[1:], prog_name=name)
+        app.built()(args=argv[1:], prog_name=name)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else running.FAILED
     except KeyboardInterrupt:

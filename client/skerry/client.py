@@ -152,7 +152,7 @@ class Client(ImageCalls, ClusterCalls):
                 "timestamps": int(timestamps),
                 "stream": stream,
                 "frames": 1,
-                "cursor": ",".join(f"{name}:{offset}" for name, offset in (cursor or {}).items()) or None,
+                "cursor": _render_cursor(cursor),
             },
         )
         buffer = bytearray()
@@ -243,9 +243,15 @@ class Client(ImageCalls, ClusterCalls):
         """Send a signal to its first process, or to the exec that has *exec_id*."""
         self.transport.request("POST", self._target(name, namespace) + "/signal", query={"signal": signal, "exec": exec_id})
 
-    def open_attach(self, name: str, *, namespace: str | None = None) -> Stream:
-        """The output of the first process from now on; its exit code is the stream's end."""
-        return self.transport.open_stream(self._target(name, namespace) + "/attach")
+    def open_attach(
+        self, name: str, *, stdin: bool = False, stdin_once: bool = False, cursor: Mapping[str, int] | None = None, namespace: str | None = None
+    ) -> Stream:
+        """The first process's output, from now on or from *cursor* as in `logs`; its exit code is the stream's end.
+
+        With *stdin* what is sent is typed to it, where spec.stdin is set; with *stdin_once* its input ends when we break off.
+        """
+        query = [("stdin", stdin or None), ("stdinOnce", stdin_once or None), ("cursor", _render_cursor(cursor))]
+        return self.transport.open_stream(self._target(name, namespace) + "/attach", query=query)
 
     def usage(self, name: str, *, namespace: str | None = None) -> dict[str, Any]:
         """What the kernel counted for it up to now: time, cpu, memory, pids. Refused while it does not run."""
@@ -299,6 +305,10 @@ class Client(ImageCalls, ClusterCalls):
 
     def _target(self, name: str, namespace: str | None) -> str:
         return f"/v1/sandboxes/{namespace or self.namespace}/{name}"
+
+
+def _render_cursor(cursor: Mapping[str, int] | None) -> str | None:
+    return ",".join(f"{name}:{offset}" for name, offset in cursor.items()) if cursor else None
 
 
 def _feed(stream: Stream, data: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import dataclasses
+import ipaddress
 import logging
 import os
 import signal
@@ -12,10 +13,11 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from skerry_node import claiming
 from skerry_node.agent import Agent, purge
 from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
-from skerry_node.network.nat import RulesFailed
+from skerry_node.network.ruleset import RulesFailed
 from skerry_node.rootfs.filesystems import FilesystemFailed
 from skerry_node.settings import KeepBlobs, Settings
 from skerry_node.sources import Source
@@ -23,7 +25,7 @@ from skerry_node.sources import Source
 _EPILOG = """examples:
   skerry-agent --standalone --manifests /etc/skerry/manifests
   skerry-agent --node-name n1 --kubeconfig ~/.kube/config
-  skerry-agent purge --images      end every sandbox of this node and leave nothing
+  skerry-agent purge --images      end every sandbox of this node and leave nothing but your manifests
 """
 
 
@@ -48,11 +50,16 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     if arguments.standalone:
         given.setdefault("manifests_dir", os.path.join(given.get("state_dir", "/var/lib/skerry"), "manifests"))
     given.setdefault("nameservers", _nameservers())
+    for name, flag in (("forbidden_ranges", "--forbidden-range"), ("cluster_ranges", "--cluster-range")):
+        if name in given:
+            given[name] = _parse_ranges(given[name], flag)
+    given["nameservers"] = tuple(given["nameservers"])
     given["host_path_prefixes"] = tuple(given.get("host_path_prefixes", ()))
     return Settings(**given)
 
 
 async def _run(settings: Settings) -> None:
+    claiming.claim(settings.state_dir)  # never closed: the lock ends with the process
     source = await _make_source(settings)
     agent = await asyncio.to_thread(Agent, settings, source)  # it waits for mkfs, mount and nft
     task = asyncio.ensure_future(agent.run())
@@ -75,13 +82,25 @@ async def _make_source(settings: Settings) -> Source:
 
 
 def _nameservers() -> tuple[str, ...]:
-    """The host's own, without those that only the host can reach."""
+    """The host's own: the resolver asks from where the host itself does."""
     try:
         with open("/etc/resolv.conf", encoding="utf-8", errors="replace") as file:
             found = [line.split()[1] for line in file if line.startswith("nameserver ") and len(line.split()) > 1]
     except FileNotFoundError:
         found = []
-    return tuple(address for address in found if not address.startswith("127.") and address != "::1")
+    return tuple(found)
+
+
+def _parse_ranges(given: Sequence[str], flag: str) -> tuple[str, ...]:
+    """Networks as text; `none` means that there are none. Exits with a sentence when one is no network."""
+    if list(given) == ["none"]:
+        return ()
+    for text in given:
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            sys.exit(f"skerry-agent: {flag}: write a network, for example 10.0.0.0/8: {error}")
+    return tuple(given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -95,14 +114,25 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--manifests", dest="manifests_dir", metavar="DIR", help="the directory of manifests (with --standalone)")
     parser.add_argument("--node-name", default=socket.gethostname(), help="this node's name (default: the hostname)")
     parser.add_argument("--kubeconfig", help="how to reach the API server (default: KUBECONFIG, or the pod's own account)")
+    parser.add_argument(
+        "--keeper-outside", action="store_true", default=None, help="this is a container: run the keeper in the host's namespaces, to outlive it"
+    )
     parser.add_argument("--allow-host-network", action="store_true", default=None, help="let sandboxes ask for network.mode Host")
     parser.add_argument(
         "--host-path-prefix", dest="host_path_prefixes", action="append", metavar="DIR", help="let hostPath volumes lie below DIR (repeatable)"
     )
+    for name, place, text in _LISTS:
+        parser.add_argument(f"--{name}", dest=place, action="append", metavar="VALUE", help=text)
     for name, kind, text in _FLAGS:
         parser.add_argument(f"--{name}", type=kind, help=text)
     return parser
 
+
+_LISTS = (
+    ("cluster-range", "cluster_ranges", "a network of pods, services or nodes, closed to sandboxes as private ranges are (repeatable)"),
+    ("forbidden-range", "forbidden_ranges", "a network that no manifest opens; none: there are none (repeatable; default: metadata services)"),
+    ("nameserver", "nameservers", "whom the sandboxes' resolver asks, ADDRESS or ADDRESS:PORT (repeatable; default: the host's)"),
+)
 
 _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("keep-blobs", KeepBlobs, "compressed layers to keep once converted: all, local (what no registry has) or none (default: local)"),
@@ -122,9 +152,15 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("scratch-bytes", int, "size of the filesystem of writable layers; 0: a plain directory"),
     ("system-namespace", str, "where Leases lie (default: skerry-system)"),
     ("metrics-address", str, "host:port for Prometheus (default: a free port of loopback)"),
+    ("max-stale-seconds", float, "probes fail when nothing was observed for so long (default: 120)"),
     ("stream-address", str, "host:port of the gateway's door, TLS (default: :9469, on every address)"),
     ("refresh-seconds", float, "how often volumes of ConfigMaps and Secrets follow them (default: 60)"),
     ("heartbeat-seconds", float, "how often to renew the node's Lease (default: 10)"),
+    ("restart-backoff-seconds", float, "how long the second restart in a row is held back; each further one twice as long (default: 10)"),
+    ("restart-backoff-max-seconds", float, "and how long at most (default: 300)"),
+    ("restart-backoff-reset-seconds", float, "a run this long forgives the ends before (default: 600)"),
+    ("idle-sample-seconds", float, "how often to look at sandboxes that have ttl.idleSeconds (default: 1)"),
+    ("image-tries", int, "refusals by a registry after which a sandbox that is never restarted has failed (default: 3)"),
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 
 from skerry_node import ending, plan, removing, starting
@@ -10,7 +11,12 @@ from skerry_node.means import Case, Hands
 
 async def perform(hands: Hands, case: Case, step: plan.Step) -> None:
     """Do *step*. Raises OSError, keeper.client.Refused, keeper.client.KeeperLost, errors of the source."""
-    await _ACTIONS[type(step)](hands, case, step)
+    began = time.perf_counter()
+    try:
+        await _ACTIONS[type(step)](hands, case, step)
+    finally:
+        if hands.meters is not None:
+            hands.meters.step_done(type(step).__name__, time.perf_counter() - began)
 
 
 async def forget_layer(hands: Hands, layer: str) -> None:
@@ -31,14 +37,19 @@ _Action = Callable[[Hands, Case, plan.Step], Awaitable[None]]
 _ACTIONS: dict[type[plan.Step], _Action] = {
     plan.EnsureRuntime: starting.ensure_runtime,
     plan.AcquireLease: starting.acquire_lease,
+    plan.EnsurePolicy: starting.ensure_policy,
     plan.EnsureCgroup: starting.ensure_cgroup,
     plan.WriteLimits: starting.write_limits,
     plan.EnsureWritable: starting.ensure_writable,
     plan.EnsureVolumes: starting.ensure_volumes,
+    plan.PublishPorts: starting.publish_ports,
+    plan.WithdrawPorts: removing.withdraw_ports,
     plan.StartProcess: starting.start_process,
     plan.BeginStop: ending.begin_stop,
     plan.Freeze: ending.freeze,
     plan.Thaw: ending.thaw,
+    plan.FallAsleep: ending.fall_asleep,
+    plan.Rouse: ending.rouse,
     plan.KillProcess: ending.kill_process,
     plan.ResolveEnd: ending.resolve_end,
     plan.RecordEnd: ending.record_end,

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
@@ -22,6 +22,7 @@ from skerry_node.manifests import ManifestSource
 from skerry_node.model import Running
 from skerry_node.serving.backend import Image, Info, Refused
 from skerry_node.serving.exec_options import ExecOptions
+from skerry_node.sessions.consoles import Consoles
 from skerry_node.sessions.table import Sessions
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ class Backend:
         """The execs of this node."""
         return self._agent.sessions
 
+    @property
+    def consoles(self) -> Consoles:
+        """What is typed to first processes."""
+        return self._agent.consoles
+
     def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=self._require_running(sandbox))
@@ -205,9 +211,14 @@ class Backend:
         observed = outcome.observed if outcome is not None else None
         if observed is None or observed.slot is None or not isinstance(observed.process, Running):
             raise Refused(f"{name} does not run; start it: skerry start {name}", status=409, reason="NotRunning")
-        if observed.is_frozen and not is_frozen_fine:
+        is_still = observed.is_frozen or sandbox.spec.ttl.idle_seconds is not None
+        if is_still and not is_frozen_fine and not self._agent.dozing.rouse(sandbox):
             raise Refused(f"{name} is paused; let it go on: skerry unpause {name}", status=409, reason="Paused")
         return self._agent.hands.view.leases.id_range(observed.slot)[0]
+
+    def visit(self, sandbox: Sandbox) -> AbstractContextManager[None]:
+        """Somebody is with *sandbox* for the time of a block."""
+        return self._agent.dozing.visit(sandbox)
 
     def _manifests(self) -> ManifestSource:
         if not isinstance(self._agent.source, ManifestSource):

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from skerry_api import sandbox as api
+from skerry_api.egress import OPEN
 from skerry_node import act, launching, lives, logfiles, means
 from skerry_node.build import cache, engine, progress, running
 from skerry_node.build.errors import BuildError
@@ -161,6 +162,8 @@ class Runner:
         os.mkdir(uid, 0o700, dir_fd=view.runtime_fd)
         lives.write(view.runtime_fd, uid, Life(started_ns=time.time_ns()), name="build/run")
         slot = view.leases.acquire(uid).slot
+        if order.has_network:
+            view.firewall.ensure(slot, OPEN)
         view.groups.open(uid).ensure(LIMITS)
         id_base, _ = view.leases.id_range(slot)
         self._mounted.update((layer.diff_id, layer.path) for layer in order.image.layers)
@@ -187,7 +190,8 @@ class Runner:
         deadline, lost_since = time.monotonic() + RUN_SECONDS, None
         while not records.has_exit(view.runtime_fd, uid, attempt=0):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), _LOOK_SECONDS)
+                async with asyncio.timeout(_LOOK_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                    await ended.wait()
             now = time.monotonic()
             if now > deadline:
                 return 124, f"it ran for more than {RUN_SECONDS:g} s"

@@ -3,6 +3,7 @@
 AgentError
 ├── SourceUnavailable     where wants come from, or status goes, does not answer: try again
 ├── NodeNameTaken         another agent holds this node's name: do not start
+├── StateDirectoryTaken   another agent runs on this state directory: do not start
 └── Unsupported           this machine lacks something; the message says what, and what to do
 """
 
@@ -19,6 +20,10 @@ class SourceUnavailable(AgentError):
 
 class NodeNameTaken(AgentError):
     """A living agent holds this node's name."""
+
+
+class StateDirectoryTaken(AgentError):
+    """A living agent of this machine has the state directory."""
 
 
 class Unsupported(AgentError):

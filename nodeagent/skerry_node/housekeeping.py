@@ -35,6 +35,7 @@ class Housekeeping:
         self._tasks: set[asyncio.Task[None]] = set()
         self.read_pinned: Callable[[], frozenset[str]] = frozenset
         """Digests and references that somebody wants kept though no sandbox names them."""
+        self.on_collected: Callable[[int], None] = lambda _: None
 
     async def run(self) -> None:
         """Go on until cancelled."""
@@ -64,6 +65,7 @@ class Housekeeping:
                 for layer in self._store.remove(reference):
                     await self._forget(layer)
         if gone:
+            self.on_collected(len(gone))
             _LOG.info("images collected used_percent=%.0f images=%s", disk.used_percent, ",".join(gone))
         return gone
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from skerry_api.image import BUILT_DOMAIN
-from skerry_api.sandbox import ImagePullPolicy, Sandbox
+from skerry_api.sandbox import ImagePullPolicy, RestartPolicy, Sandbox
 from skerry_node import errors
 from skerry_node.image import access, reference
 from skerry_node.image.errors import ImageError, InvalidReference
@@ -22,7 +22,7 @@ from skerry_node.image.pulling import Puller
 from skerry_node.image.reference import Reference
 from skerry_node.image.registry import credentials as vault
 from skerry_node.image.registry.credentials import Credential
-from skerry_node.image.registry.errors import AccessDenied, InvalidRegistryConfig
+from skerry_node.image.registry.errors import AccessDenied, InvalidRegistryConfig, NotInRegistry, PlatformMissing
 from skerry_node.image.store import Image, Store
 from skerry_node.model import Problem
 from skerry_node.sources import Source
@@ -32,6 +32,8 @@ FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 10.0, 300.0
 PROGRESS_SECONDS = 5.0
 """How often a status says how far a pull is: each time is a write to the API server."""
 _CONDITION, PULLING, FAILED = "ImageReady", "Pulling", "ImagePullFailed"
+_REFUSALS = (AccessDenied, NotInRegistry, PlatformMissing)
+"""What a registry says of the image that was asked for; all else may pass by itself."""
 _LOG = logging.getLogger("skerry.imaging")
 
 
@@ -53,19 +55,23 @@ class _Work:
     """The attempt, and the digest that its registry admitted it to."""
     read_progress: Callable[[], Progress] | None = None
     failures: int = 0
+    refusals: int = 0
+    """How many of the last failures in a row were the registry's own word."""
     problem: Problem | None = None
 
 
 class Imaging:
     """Must be used inside one event loop. *poke* has a sandbox looked at again; *read_node_credentials* gives those that hold for all of this node.
 
+    A sandbox that is never restarted has failed after *tries* refusals in a row.
     *is_named*: those who write sandboxes are the operator of this machine, so their registries may have private addresses.
     """
 
     def __init__(
         self, store: Store, puller: Puller, source: Source, *, poke: Callable[[str], None],
-        read_node_credentials: Callable[[], tuple[Credential, ...]] = tuple, is_named: bool = False,
+        read_node_credentials: Callable[[], tuple[Credential, ...]] = tuple, is_named: bool = False, tries: int = 3,
     ) -> None:  # fmt: skip
+        self._tries = tries
         self.puller = puller
         self.read_node_credentials = read_node_credentials
         self._store = store
@@ -95,7 +101,7 @@ class Imaging:
         if image is None and spec.image_pull_policy is ImagePullPolicy.NEVER:
             message = f"spec.image: no image {spec.image!r} on this node, and imagePullPolicy is Never; bring it with `skerry image import PATH`"
             return Admission(None, _problem("ImageNotFound", message))
-        if work.task is None and (work.problem is None or _now() >= work.problem.retry_at_seconds):
+        if work.task is None and (work.problem is None or (not work.problem.is_lasting and _now() >= work.problem.retry_at_seconds)):
             work.task = asyncio.get_running_loop().create_task(self._bring(sandbox, wanted, work, attempt))
             work.task.add_done_callback(lambda done: None if done.cancelled() else self._poke(uid))
         if work.task is not None:
@@ -154,13 +160,16 @@ class Imaging:
             if not isinstance(error, ImageError | errors.SourceUnavailable | OSError):
                 _LOG.exception("image failed uid=%s image=%s", sandbox.metadata.uid, wanted)
             work.failures += 1
+            work.refusals = work.refusals + 1 if isinstance(error, _REFUSALS) else 0
             held = min(FIRST_BACKOFF_SECONDS * 2.0 ** min(work.failures - 1, 10), MAX_BACKOFF_SECONDS)
             hint = f" ({'; '.join(notes)})" if notes and isinstance(error, AccessDenied) else ""
-            work.problem = _problem(FAILED, f"{error}{hint}", retry_at_seconds=_now() + held)
+            is_over = work.refusals >= self._tries and sandbox.spec.restart_policy is RestartPolicy.NEVER
+            work.problem = _problem(FAILED, f"{error}{hint}", retry_at_seconds=0.0 if is_over else _now() + held, is_lasting=is_over)
+            next_try = f"given up after {work.refusals} refusals" if is_over else f"next try in {held:g} s"
             _LOG.warning("image failed uid=%s image=%s failures=%d problem=%s", sandbox.metadata.uid, wanted, work.failures, error)
-            self._tell(sandbox, "Failed", f'failed to pull image "{sandbox.spec.image}": {error}{hint}; next try in {held:g} s', warning=True)
+            self._tell(sandbox, "Failed", f'failed to pull image "{sandbox.spec.image}": {error}{hint}; {next_try}', warning=True)
         else:
-            work.granted, work.problem, work.failures = (attempt, image.digest), None, 0
+            work.granted, work.problem, work.failures, work.refusals = (attempt, image.digest), None, 0, 0
         finally:
             work.task = None
 
@@ -217,8 +226,8 @@ def _describe(work: _Work, image: str) -> str:
     return work.read_progress().describe() if work.read_progress is not None else f"asking for {image}"
 
 
-def _problem(reason: str, message: str, *, retry_at_seconds: float = 0.0) -> Problem:
-    return Problem(reason=reason, message=message, field="spec.image", condition=_CONDITION, retry_at_seconds=retry_at_seconds)
+def _problem(reason: str, message: str, *, retry_at_seconds: float = 0.0, is_lasting: bool = False) -> Problem:
+    return Problem(reason=reason, message=message, field="spec.image", condition=_CONDITION, retry_at_seconds=retry_at_seconds, is_lasting=is_lasting)
 
 
 def _now() -> float:

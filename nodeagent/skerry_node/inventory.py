@@ -11,6 +11,7 @@ from skerry_api.conditions import Condition
 from skerry_api.node import NodeAmounts, NodeImage, NodeStatus, PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox
 from skerry_node.image.store import Image
+from skerry_node.keeper import init_binary
 from skerry_node.settings import MAX_SLOTS, Settings
 
 VERSION = "0.1.0"
@@ -27,6 +28,7 @@ def describe(
     images: Iterable[Image],
     *,
     cgroup_version: int,
+    has_freezer: bool = True,
     endpoint: tuple[str, int] | None,
     now: str,
     prepared: tuple[PreparedImage, ...] | None = None,
@@ -57,12 +59,24 @@ def describe(
             address=address,
             port=port,
             versions=(("agent", VERSION), ("kernel", platform.release())),
-            features=(f"cgroup-v{cgroup_version}", "idmapped-mounts", "nftables", "overlay", "seccomp"),
+            features=_features(settings, cgroup_version, has_freezer=has_freezer),
             conditions=(ready, supported),
             images=tuple(NodeImage(reference=each.reference, digest=each.digest, size_bytes=each.size_bytes) for each in largest),
             prepared=prepared,
         ),
     )
+
+
+def _features(settings: Settings, cgroup_version: int, *, has_freezer: bool) -> tuple[str, ...]:
+    """What sandboxes may need of a node, sorted; the operator binds by them (its `fitness`)."""
+    found = {f"cgroup-v{cgroup_version}", "idmapped-mounts", "nftables", "overlay", "seccomp"}
+    if has_freezer:
+        found.add("freezer")
+    if settings.allow_host_network:
+        found.add("host-network")
+    if os.uname().machine in init_binary.PROGRAMS:
+        found.add("init")
+    return tuple(sorted(found))
 
 
 def _capacity(settings: Settings) -> NodeAmounts:

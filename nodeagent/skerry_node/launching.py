@@ -39,7 +39,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         host_network=mode is NetworkMode.HOST,
         layers=root_layers(image),
         argv=_argv(sandbox, image),
-        env=(*image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
+        env=(*(("TERM=xterm",) if spec.tty else ()), *image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
         working_dir=spec.working_dir or image.config.working_dir or "/",
         user=spec.user or image.config.user or "",
         hostname=hostname,
@@ -49,6 +49,9 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         capabilities=_capabilities(sandbox),
         dressed=dressed,
         volumes=mounting.orders(sandbox),
+        init=spec.init,
+        has_terminal=spec.tty,
+        has_input=spec.stdin,
     )
 
 
@@ -94,6 +97,8 @@ def _argv(sandbox: Sandbox, image: Image) -> tuple[str, ...]:
 def _resolv_conf(hands: Hands, mode: NetworkMode) -> str:
     if mode is NetworkMode.NONE:
         return ""
+    if mode is NetworkMode.BRIDGE:
+        return f"nameserver {hands.view.leases.address(ipam.GATEWAY_SLOT)}\n"
     return "".join(f"nameserver {address}\n" for address in hands.settings.nameservers)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from skerry_node import logsegments
@@ -62,7 +62,7 @@ def read_lines(
         _close(readers)
 
 
-async def follow(
+async def follow(  # noqa: PLR0913 - one for each thing that can be asked
     directory: str,
     *,
     has_ended: Callable[[], bool],
@@ -71,14 +71,16 @@ async def follow(
     tail: int | None = None,
     cursor: Mapping[str, int] | None = None,
     joins: bool = False,
+    pause: Callable[[], Awaitable[None]] | None = None,
     poll_seconds: float = 0.05,
 ) -> AsyncGenerator[tuple[Line, ...], None]:
     """As `read_lines`, but in batches, none empty; then what comes, until *has_ended* and everything is read.
 
     With *joins*, lines that came at one time are one: much cheaper, for who does not look at each.
-    An unfinished line is given out when it has not grown for one poll. Slow readers cost nothing: bytes stay on disk.
+    An unfinished line is given out when it has not grown for one poll. With *pause*, which returns when there may be more, lines
+    are joined, and what came of one is given out at once. Slow readers cost nothing: bytes stay on disk.
     """
-    readers = _open(directory, streams=streams, since_ns=since_ns, tail=tail, cursor=cursor, joins=joins)
+    readers = _open(directory, streams=streams, since_ns=since_ns, tail=tail, cursor=cursor, joins=joins, is_raw=pause is not None)
     try:
         is_final = False
         while not is_final:
@@ -90,7 +92,7 @@ async def follow(
                 yield batch
                 await asyncio.sleep(0)
             if not is_final:
-                await asyncio.sleep(poll_seconds)
+                await (pause() if pause is not None else asyncio.sleep(poll_seconds))
     finally:
         _close(readers)
 
@@ -98,9 +100,10 @@ async def follow(
 class _Reader:
     """One stream, from *offset* on."""
 
-    def __init__(self, directory: str, stream: str, *, offset: int = 0, joins: bool = False) -> None:
+    def __init__(self, directory: str, stream: str, *, offset: int = 0, joins: bool = False, is_raw: bool = False) -> None:
         self.stream = stream
-        self._joins = joins
+        self._joins = joins or is_raw
+        self._is_raw = is_raw
         self.segments = logsegments.Segments(directory, stream)
         self.index = logsegments.Index(directory, stream)
         self.offset = offset
@@ -132,7 +135,7 @@ class _Reader:
             if begin or not rest:
                 continue  # the rest is read again from its start, so that as much as possible comes in one piece
             end = self.offset + len(rest)
-            if len(rest) < MAX_PIECE_BYTES and not is_final and end != self._unfinished_end:
+            if len(rest) < MAX_PIECE_BYTES and not (is_final or self._is_raw) and end != self._unfinished_end:
                 self._unfinished_end = end
                 return
             yield self._take(rest)
@@ -176,13 +179,14 @@ def _open(
     tail: int | None,
     cursor: Mapping[str, int] | None,
     joins: bool = False,
+    is_raw: bool = False,
 ) -> list[_Reader]:
     offsets = {stream: (cursor or {}).get(stream, 0) for stream in streams}
     if since_ns:
         offsets = {stream: max(o, _offset_since(directory, stream, since_ns)) for stream, o in offsets.items()}
     if tail is not None:
         offsets = _offsets_of_tail(directory, offsets, tail)
-    return [_Reader(directory, stream, offset=offset, joins=joins) for stream, offset in offsets.items()]
+    return [_Reader(directory, stream, offset=offset, joins=joins, is_raw=is_raw) for stream, offset in offsets.items()]
 
 
 def _offset_since(directory: str, stream: str, since_ns: int) -> int:

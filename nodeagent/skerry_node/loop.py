@@ -5,16 +5,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import subprocess
 import time
 from collections.abc import Callable
 
 from skerry_api.node import PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import building, errors, imaging, inventory, means, metrics, mounting, observe, orphans, reconcile, report, shells, starting
+from skerry_node import (
+    building,
+    errors,
+    happenings,
+    imaging,
+    inventory,
+    means,
+    metrics,
+    mounting,
+    observe,
+    orphans,
+    reconcile,
+    report,
+    shells,
+    starting,
+)
 from skerry_node.build import cache
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.model import Running
+from skerry_node.network import layouts, ruleset
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
 from skerry_node.volumes.errors import VolumeFailed
 
@@ -36,7 +53,8 @@ class Loop:
         self._meters = meters
         self.guests = building.Guests()
         self._orphans = orphans.Watch()
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, float] = {}
+        """Who is to be looked at, and since when."""
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._reported: dict[str, SandboxStatus] = {}
@@ -46,6 +64,7 @@ class Loop:
         self._invalid: set[str] = set()
         self._endpoint: tuple[str, int] | None = None
         self._must_beat = asyncio.Event()
+        self._observed_at = time.monotonic()
         self.read_prepared: Callable[[], tuple[PreparedImage, ...] | None] = lambda: None
         """What the node says of SandboxImages."""
 
@@ -65,9 +84,17 @@ class Loop:
         """Every sandbox of this node; None before a first complete list, when nothing may be concluded from one that is not there."""
         return tuple(self.wanted.values()) if self._orphans.has_complete_list else None
 
+    def stale_seconds(self) -> float:
+        """Age of the last observation: of any sandbox, or of there being none to look at. A healthy agent looks every half minute."""
+        return time.monotonic() - self._observed_at
+
+    def is_ready(self) -> bool:
+        """Whether it knows what is wanted and has a keeper to do it."""
+        return self._orphans.has_complete_list and self._keeper_ready.is_set()
+
     def poke(self, uid: str) -> None:
         """Look at *uid* as soon as possible; one look serves any number of pokes."""
-        self._dirty.add(uid)
+        self._dirty.setdefault(uid, time.monotonic())
         if uid not in self._workers:
             task = asyncio.get_running_loop().create_task(self._work(uid))
             self._workers[uid] = task
@@ -102,6 +129,8 @@ class Loop:
         """Have a keeper on the line, and our shells and handles in step with it."""
         if await self.hands.keeper.connect():
             self._meters.keeper_started()
+        if await self.hands.keeper.renew():
+            raise client.KeeperLost("it becomes the keeper of this agent's version")
         self.hands.handles.hold_all()
         await self._pool.synchronise()
         self._keeper_ready.set()
@@ -164,8 +193,31 @@ class Loop:
                 if uid in self.wanted:
                     _LOG.warning("confirmed gone uid=%s", uid)
                     self._forget(uid)
+            if not self._workers:
+                self._observed_at = time.monotonic()
+            await self.check_rules()
+            try:
+                self.hands.view.ports.repair()
+            except (OSError, ruleset.RulesFailed) as error:
+                _LOG.warning("published ports not looked at problem=%s", error)
             self.poke_all()
             self._poke_orphans()
+            with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):
+                await self.hands.keeper.renew()  # one that had to refuse
+
+    async def check_rules(self) -> None:
+        """Read the rules of the network anew, and close what belongs to no slot in use; where the tables are gone, make them again."""
+        firewall = self.hands.view.firewall
+        try:
+            if not firewall.has_tables():
+                _LOG.error("the rules of the network were removed by somebody else; they are made again")
+                await asyncio.to_thread(ruleset.ensure_rules, layouts.make_layout(self.hands.settings))
+            firewall.refresh()
+            for slot in firewall.slots() - {lease.slot for lease in self.hands.view.leases.list()}:
+                _LOG.info("rules of a free slot removed slot=%s", slot)
+                firewall.remove(slot)
+        except (OSError, ruleset.RulesFailed) as error:
+            _LOG.error("rules of the network cannot be read problem=%s", error)
 
     async def _refresh_volumes(self) -> None:
         """Follow the objects that volumes are made of, as often as the kubelet does for pods."""
@@ -186,7 +238,7 @@ class Loop:
             self._keeper_lost.clear()
             try:
                 await self.ensure_keeper()
-            except (client.KeeperLost, OSError) as error:
+            except (client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError) as error:
                 _LOG.error("keeper does not start problem=%s", error)
                 await asyncio.sleep(1.0)
                 self._keeper_lost.set()
@@ -212,6 +264,7 @@ class Loop:
             self.wanted.values(),
             [image for image in self.store.list() if not cache.is_stage(image.reference)],
             cgroup_version=self.hands.view.groups.hierarchies.version,
+            has_freezer=self.hands.view.groups.has_freezer,
             endpoint=self._endpoint,
             prepared=self.read_prepared(),
             now=report.render_time(time.time_ns())[:19] + "Z",
@@ -219,12 +272,12 @@ class Loop:
 
     async def _work(self, uid: str) -> None:
         while uid in self._dirty:
-            self._dirty.discard(uid)
+            queued_seconds = time.monotonic() - self._dirty.pop(uid)
             timer = self._timers.pop(uid, None)
             if timer is not None:
                 timer.cancel()
             try:
-                await self._reconcile(uid)
+                await self._reconcile(uid, queued_seconds)
             except Exception:  # noqa: BLE001 - the one broad catch: a bug in one is no harm to others
                 _LOG.exception("reconcile failed uid=%s", uid)
                 self._poke_later(uid, seconds=5.0)
@@ -232,16 +285,18 @@ class Loop:
     async def _wait_for_keeper(self) -> None:
         """A keeper is a moment away when the agent starts or the last one died; one that does not come is reported by what needs it."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._keeper_ready.wait(), KEEPER_SECONDS)
+            async with asyncio.timeout(KEEPER_SECONDS):
+                await self._keeper_ready.wait()
 
-    async def _reconcile(self, uid: str) -> None:
+    async def _reconcile(self, uid: str, queued_seconds: float) -> None:
         if not self._keeper_ready.is_set():
             await self._wait_for_keeper()
         sandbox = self.wanted.get(uid)
         before = self.outcomes.get(uid)
         began = time.monotonic()
         outcome = await reconcile.reconcile(self.hands, self.store, uid, sandbox=sandbox, failures=before.failures if before is not None else 0)
-        self._meters.reconciled(outcome, seconds=time.monotonic() - began)
+        self._observed_at = time.monotonic()
+        self._meters.reconciled(outcome, seconds=time.monotonic() - began, queued_seconds=queued_seconds)
         if outcome.deadline_seconds is not None:
             self._poke_later(uid, seconds=outcome.deadline_seconds - outcome.observed.now_seconds)
         if sandbox is None or uid not in self.wanted:
@@ -265,18 +320,10 @@ class Loop:
         self._post_event(sandbox, previous, status)
 
     def _post_event(self, sandbox: Sandbox, previous: SandboxStatus, status: SandboxStatus) -> None:
-        """One Event per transition that a person asks about."""
-        ready = next(condition for condition in status.conditions if condition.type == "Ready")
-        was = next((condition.reason for condition in previous.conditions if condition.type == "Ready"), None)
-        if ready.reason == was or ready.reason in {imaging.PULLING, imaging.FAILED}:
-            return  # imaging tells of these itself, each time
-        message = ready.message or f"{sandbox.spec.image} started in {status.start_duration_milliseconds} ms"
-        self._source.post_event(
-            sandbox,
-            reason="Started" if ready.status == "True" else ready.reason,
-            message=message,
-            warning=ready.status != "True" and ready.reason not in {"Starting", "Stopped", "Completed"},
-        )
+        """One Event per transition that a person asks about; imaging tells of pulls itself, each time."""
+        told = happenings.find(previous, status, image=sandbox.spec.image, silent=frozenset({imaging.PULLING, imaging.FAILED}))
+        if told is not None:
+            self._source.post_event(sandbox, reason=told.reason, message=told.message, warning=told.is_warning)
 
     def _poke_later(self, uid: str, *, seconds: float) -> None:
         timer = self._timers.pop(uid, None)

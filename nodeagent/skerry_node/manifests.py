@@ -80,7 +80,8 @@ class ManifestSource:
             while self._changes:
                 yield self._changes.popleft()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._poll_seconds)
+                async with asyncio.timeout(self._poll_seconds):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._wake.wait()
             self._wake.clear()
             self._scan()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from skerry_api.sandbox import Sandbox
-from skerry_node import handles, imaging, lives, observe
+from skerry_node import handles, idling, imaging, lives, observe
 from skerry_node.image import integrity
 from skerry_node.image.store import Image
 from skerry_node.keeper import client
@@ -15,6 +17,16 @@ from skerry_node.sources import Source
 
 Layers = tuple[str, ...]
 """Names of layers, lowest first."""
+
+
+class Meters(Protocol):
+    """Who counts what steps take."""
+
+    def step_done(self, name: str, seconds: float) -> None:
+        """A step took so long, whatever it came to."""
+
+    def started(self, launch_type: str, *, prepare: float, request: float, keeper: float) -> None:
+        """A program runs, after so many seconds in each stage."""
 
 
 @dataclass(slots=True)
@@ -37,6 +49,10 @@ class Hands:
     dressed: set[str] = field(default_factory=set)
     favourite: Layers | None = None
     checks: integrity.Checks | None = None
+    meters: Meters | None = None
+    idle: idling.Table = field(default_factory=idling.Table)
+    before_sleep: Callable[[str], Awaitable[None]] | None = None
+    """What is to be done before the sandbox of a uid is put to sleep."""
 
 
 @dataclass(slots=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import mmap
 from dataclasses import dataclass
 
-from skerry_api.sandbox import DesiredState, NetworkMode, RestartPolicy, Sandbox, Termination
+from skerry_api import ports
+from skerry_api.egress import OPEN, Egress
+from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy, Sandbox, Termination
 
 PAGE_BYTES = mmap.PAGESIZE
 """The kernel keeps limits of memory in whole pages, and reads them back so."""
@@ -32,10 +34,16 @@ class Desired:
     """What runs is held still."""
     limits: Limits = Limits()
     network: NetworkMode = NetworkMode.BRIDGE
+    egress: Egress = OPEN
+    ports: frozenset[ports.Published] = frozenset()
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     active_seconds: int | None = None
+    idle_seconds: int | None = None
+    on_idle: OnIdle = OnIdle.PAUSE
     seconds_after_finished: int | None = None
     """Only where the agent itself expires objects; None leaves that to the operator."""
+    expires_objects: bool = False
+    """Whether the agent deletes objects whose time is over; in a cluster the operator does."""
     grace_seconds: int = 10
     has_past: bool = False
     """Status tells of a start or an end before: where the record of it is gone, it is rebuilt before anything is decided."""
@@ -76,7 +84,8 @@ class Life:
 
     `attempt` numbers the start that is under way or comes next. `not_before_seconds` (since boot) holds a restart back.
     `is_at_rest` says that the sandbox was seen stopped on demand, so that wanting it to run is a new start. `start_problem` is the reason of a
-    start that failed, as `InvalidUser`, and counts only while the termination says StartFailed.
+    start that failed, as `InvalidUser`, and counts only while the termination says StartFailed. `crashes` are the ends in a row that no long
+    run has forgiven: restarts are held back by them.
     """
 
     attempt: int = 0
@@ -90,6 +99,9 @@ class Life:
     not_before_seconds: float = 0.0
     finished_seconds: float = 0.0
     start_problem: str = ""
+    crashes: int = 0
+    is_asleep: bool = False
+    """Paused by us because it was idle; what its user pauses is no business of this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +111,27 @@ class Observed:
     uid: str
     now_seconds: float = 0.0
     has_runtime: bool = False
+    is_stale: bool = False
+    """What the runtime directory tells is of another boot: it is rebuilt from status as if it were not there."""
     life: Life = Life()
     process: Running | Ended | None = None
     has_cgroup: bool = False
     limits: Limits | None = None
     is_frozen: bool = False
     slot: int | None = None
+    policy: str | None = "open"
+    """The digest of the egress policy in force (network/policy.py); None when the slot is closed."""
+    ports: frozenset[ports.Published] = frozenset()
+    """Those that the node publishes whole; see `has_ports`."""
+    has_ports: bool = False
+    """Whether anything, if only a half, leads to the slot."""
     has_writable: bool = False
     has_volumes: bool = False
     """Those with a size of their own; all others lie in what is looked at anyway."""
     has_logs: bool = False
     has_image: bool = True
+    active_at_seconds: float | None = None
+    """When it was last seen active; None while nobody looks."""
 
     @property
     def is_empty(self) -> bool:
@@ -145,9 +167,14 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
             pids=limits.pids,
         ),
         network=spec.network.mode,
+        egress=spec.network.egress,
+        ports=ports.published(spec.network.ports),
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,
+        idle_seconds=spec.ttl.idle_seconds,
+        on_idle=spec.ttl.on_idle,
         seconds_after_finished=spec.ttl.seconds_after_finished if expires_objects else None,
+        expires_objects=expires_objects,
         grace_seconds=spec.termination_grace_period_seconds,
         has_past=sandbox.status.started_at is not None or sandbox.status.termination is not None,
         has_volumes=bool(spec.volumes),

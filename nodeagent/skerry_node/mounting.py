@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from skerry_api.sandbox import Sandbox
 from skerry_api.volumes import EmptyDir, HostPath, Projection, Volume, VolumeMount
 from skerry_node.keeper import wire
+from skerry_node.rootfs import fullness
 from skerry_node.settings import Settings
 from skerry_node.sources import Source
 from skerry_node.volumes import opening, places, projecting
@@ -48,6 +49,19 @@ async def refresh(where: places.Places, source: Source, sandbox: Sandbox, *, own
 def has_projections(sandbox: Sandbox) -> bool:
     """Whether any of its volumes follows an object of the cluster."""
     return any(isinstance(volume.source, Projection) for volume in sandbox.spec.volumes)
+
+
+def find_full(where: places.Places, sandbox: Sandbox) -> str:
+    """What of the sandbox's own space is full, for people: its root, where that has a size, or a sized volume; empty when nothing is."""
+    uid = sandbox.metadata.uid
+    writable = os.path.join(where.scratch_dir, uid, "upper")
+    if fullness.is_bounded(writable, within=where.scratch_dir) and fullness.is_full(writable):
+        return "its root filesystem"
+    for volume in sandbox.spec.volumes:
+        is_sized = isinstance(volume.source, EmptyDir) and volume.source.size_limit_bytes is not None
+        if is_sized and fullness.is_full(places.find_path(where, uid, volume)):
+            return f"the volume {volume.name}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from skerry_node import lives
 from skerry_node.cgroup import group
 from skerry_node.keeper import records
 from skerry_node.model import Ended, Life, Observed, Running
-from skerry_node.network import ipam
+from skerry_node.network import firewall, ipam, policy, ports
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_SIGTIMEDWAIT = {"aarch64": b"137"}.get(os.uname().machine, b"128")
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -26,11 +28,14 @@ class View:
     logs_fd: int
     groups: group.Parent
     leases: ipam.Ipam
+    firewall: firewall.Firewall
+    ports: ports.Ports
 
 
 def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 15) -> Observed:
     """What there is of *uid* now. *stop_signal* is the one whose handler is looked for."""
-    life = lives.read(view.runtime_fd, uid) or Life()
+    known = lives.read(view.runtime_fd, uid)
+    life = known or Life()
     has_runtime = _exists(view.runtime_fd, uid)
     found = view.groups.open(uid)
     has_cgroup = found.exists()
@@ -40,12 +45,16 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         uid=uid,
         now_seconds=time.clock_gettime(time.CLOCK_BOOTTIME),
         has_runtime=has_runtime,
+        is_stale=has_runtime and known is None and lives.is_stale(view.runtime_fd, uid),
         life=life,
         process=process,
         has_cgroup=has_cgroup,
         limits=found.read_limits() if has_cgroup else None,
         is_frozen=has_cgroup and isinstance(process, Running) and found.is_frozen(),
         slot=lease.slot if lease is not None else None,
+        policy=view.firewall.policy(lease.slot) if lease is not None else policy.OPEN,
+        ports=view.ports.find(lease.slot) if lease is not None else frozenset(),
+        has_ports=lease is not None and not view.ports.is_empty(lease.slot),
         has_writable=_exists(view.scratch_fd, uid),
         has_volumes=_exists(view.volumes_fd, uid),
         has_logs=_exists(view.logs_fd, uid),
@@ -95,7 +104,15 @@ def read_process_state(pid: int, signal_number: int) -> ProcessState | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     mask = int(lines[b"SigCgt"], 16) | int(lines[b"SigBlk"], 16)
-    return ProcessState(is_alive=lines[b"State"].split()[0] not in {b"Z", b"X"}, handles_signal=bool(mask >> (signal_number - 1) & 1))
+    is_alive = lines[b"State"].split()[0] not in {b"Z", b"X"}
+    return ProcessState(is_alive=is_alive, handles_signal=bool(mask >> (signal_number - 1) & 1) or _awaits_signals(pid))
+
+
+def _awaits_signals(pid: int) -> bool:
+    """Whether it waits in rt_sigtimedwait, as tini and dumb-init do: the kernel shows what it waits for as not blocked (kernel/signal.c)."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/syscall", "rb") as file:
+        return file.read().split()[:1] == [_SIGTIMEDWAIT]
+    return False
 
 
 def _exists(directory_fd: int, name: str) -> bool:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from skerry_api.sandbox import RestartPolicy, TerminationReason
+from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, TerminationReason
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running
+from skerry_node.network import policy
 
-FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS, BACKOFF_RESET_SECONDS = 10.0, 300.0, 600.0
-"""As the kubelet holds crashing containers back: 10 s doubled up to 5 min, forgotten after 10 min of running."""
+OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
+"""Ends by time: no policy starts anything after them."""
 UNKNOWN_END_SECONDS = 3.0
 
 
@@ -44,12 +45,24 @@ class WriteLimits(Step):
     limits: Limits
 
 
+class EnsurePolicy(Step):
+    """Have the rules of the network hold the sandbox to its egress policy."""
+
+
 class EnsureWritable(Step):
     """Make the writable layer; one that is there keeps its files."""
 
 
 class EnsureVolumes(Step):
     """Have every volume there; those that are keep their files, and objects of the cluster are read anew."""
+
+
+class PublishPorts(Step):
+    """Have the node's ports lead to the sandbox as its manifest says, and no others."""
+
+
+class WithdrawPorts(Step):
+    """Have no port of the node lead to it."""
 
 
 class StartProcess(Step):
@@ -65,6 +78,14 @@ class BeginStop(Step):
 
 class Freeze(Step):
     """Hold every process of the sandbox still."""
+
+
+class FallAsleep(Step):
+    """Note that the sandbox sleeps, and hold its processes still, unless something happened meanwhile."""
+
+
+class Rouse(Step):
+    """Note that it sleeps no more."""
 
 
 class Thaw(Step):
@@ -131,7 +152,7 @@ def plan(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
         return _keep_running(desired, observed, process)
     if isinstance(process, Ended):
         return _settle_end(observed, process)
-    if desired.has_past and not observed.has_runtime:
+    if observed.is_stale or (desired.has_past and not observed.has_runtime):
         return (EnsureRuntime(observed.uid),)  # after a reboot: what ended stays ended, also where nothing here remembers it
     if can_start(desired, observed):
         return _start(desired, observed)
@@ -172,19 +193,12 @@ def can_start(desired: Desired, observed: Observed) -> bool:
 
 
 def should_restart(policy: RestartPolicy, life: Life) -> bool:
-    """What the restart policy says of the last end. An expired life is over under every policy."""
-    if life.termination is None or life.termination.reason == TerminationReason.EXPIRED:
+    """What the restart policy says of the last end. A life whose time was over is so under every policy."""
+    if life.termination is None or life.termination.reason in OVER:
         return False
     if policy is RestartPolicy.ALWAYS:
         return True
     return policy is RestartPolicy.ON_FAILURE and life.termination.exit_code != 0
-
-
-def backoff_seconds(restarts: int, *, ran_seconds: float) -> float:
-    """How long to hold the next start back: nothing the first time, then doubling; a long run forgives."""
-    if restarts == 0 or ran_seconds >= BACKOFF_RESET_SECONDS:
-        return 0.0
-    return min(FIRST_BACKOFF_SECONDS * 2.0 ** min(restarts - 1, 10), MAX_BACKOFF_SECONDS)
 
 
 def _keep_running(desired: Desired, observed: Observed, process: Running) -> tuple[Step, ...]:
@@ -195,11 +209,39 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return _begin_stop(observed, process, TerminationReason.STOPPED)
     if desired.active_seconds is not None and observed.now_seconds >= process.since_seconds + desired.active_seconds:
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
+    if _has_other_policy(desired, observed):
+        return (EnsurePolicy(uid),)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (WriteLimits(uid, desired.limits),)
-    if observed.has_cgroup and observed.is_frozen != desired.is_paused:
-        return (Freeze(uid),) if desired.is_paused else (Thaw(uid),)
+    if _has_wrong_ports(desired, observed):
+        return (PublishPorts(uid),)  # somebody flushed the rules
+    is_asleep = observed.life.is_asleep
+    if is_asleep and not may_sleep(desired):
+        return (Rouse(uid),)
+    if is_idle(desired, observed):
+        if desired.on_idle is not OnIdle.PAUSE:
+            return _begin_stop(observed, process, TerminationReason.IDLE_TIMEOUT)
+        return (FallAsleep(uid),)
+    if observed.has_cgroup and observed.is_frozen != (desired.is_paused or is_asleep):
+        return (Freeze(uid),) if desired.is_paused or is_asleep else (Thaw(uid),)
     return ()
+
+
+def may_sleep(desired: Desired) -> bool:
+    """Whether one that sleeps may go on sleeping: its user has not paused it meanwhile, and still wants it to sleep."""
+    return desired.idle_seconds is not None and desired.on_idle is OnIdle.PAUSE and not desired.is_paused
+
+
+def is_idle(desired: Desired, observed: Observed) -> bool:
+    """Whether a running one has been idle for as long as it may be. What is paused is neither idle nor active."""
+    since = observed.active_at_seconds
+    if desired.idle_seconds is None or since is None or desired.is_paused or observed.life.is_asleep:
+        return False
+    return observed.now_seconds >= since + desired.idle_seconds
+
+
+def _has_other_policy(desired: Desired, observed: Observed) -> bool:
+    return desired.network is NetworkMode.BRIDGE and observed.slot is not None and observed.policy != policy.digest(desired.egress)
 
 
 def _begin_stop(observed: Observed, process: Running, reason: TerminationReason) -> tuple[Step, ...]:
@@ -236,12 +278,21 @@ def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
         steps.append(EnsureRuntime(uid))
     if observed.slot is None:
         steps.append(AcquireLease(uid))
+    elif _has_other_policy(desired, observed):  # a slot that is taken comes with the policy
+        steps.append(EnsurePolicy(uid))
     if not observed.has_cgroup or observed.limits != desired.limits:
         steps.append(EnsureCgroup(uid, desired.limits))
     steps.append(EnsureWritable(uid))
     if desired.has_volumes:
         steps.append(EnsureVolumes(uid))
+    if _has_wrong_ports(desired, observed):
+        steps.append(PublishPorts(uid))
     return (*steps, StartProcess(uid))
+
+
+def _has_wrong_ports(desired: Desired, observed: Observed) -> bool:
+    """Whether what the node publishes is not what is wanted; a half of what nobody wants is wrong, too."""
+    return observed.ports != desired.ports or (observed.has_ports and not desired.ports)
 
 
 def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
@@ -250,11 +301,15 @@ def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.has_cgroup:
         steps += [KillProcess(uid), RemoveCgroup(uid)]
+    if observed.has_ports and not wants_start(desired, observed):  # one that only waits for its next start keeps them
+        steps.append(WithdrawPorts(uid))
     if not observed.has_runtime:
         steps.append(EnsureRuntime(uid))
     elif not desired.wants_process and not life.is_at_rest:
         steps.append(MarkAtRest(uid))
     expires = desired.seconds_after_finished
+    if life.termination is not None and life.termination.reason == TerminationReason.IDLE_TIMEOUT and desired.on_idle is OnIdle.DELETE:
+        expires = 0 if desired.expires_objects else None
     is_finished = life.termination is not None and not wants_start(desired, observed)
     if expires is not None and is_finished and observed.now_seconds >= life.finished_seconds + expires:
         steps.append(ExpireObject(uid))
@@ -274,6 +329,8 @@ def _tear_down(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
     steps: list[Step] = []
     if observed.has_cgroup:
         steps += [KillProcess(uid), RemoveCgroup(uid)]
+    if observed.has_ports:
+        steps.append(WithdrawPorts(uid))
     if observed.has_volumes:
         steps.append(RemoveVolumes(uid))
     if observed.has_writable:

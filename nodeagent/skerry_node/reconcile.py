@@ -11,7 +11,7 @@ from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Terminatio
 from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
-from skerry_node.model import Ended, Life, Observed, Problem
+from skerry_node.model import Ended, Life, Observed, Problem, Running
 from skerry_node.volumes import errors as volume_errors
 
 MAX_ROUNDS = 8
@@ -81,12 +81,16 @@ def _look(
     image = store.find(sandbox.spec.image) if sandbox is not None else None
     number = image.config.stop_signal if image is not None else 15
     observed = observe.observe(hands.view, uid, has_image=image is not None, stop_signal=number)
+    if desired is not None and desired.idle_seconds is not None and isinstance(observed.process, Running):
+        observed = dataclasses.replace(observed, active_at_seconds=hands.idle.active_at(uid, observed.process.attempt))
     if sandbox is None or desired is None or desired.is_deleted or not desired.wants_process:
         hands.images.forget(uid)
         return observed, image, None
     if observed.process is not None or not plan.wants_start(desired, observed):
         return observed, image, None
     admission = hands.images.admit(sandbox, attempt=observed.life.attempt)
+    if admission.problem is not None and admission.problem.is_lasting:
+        observed = _give_up(hands, sandbox, observed, admission.problem)
     return dataclasses.replace(observed, has_image=admission.image is not None), admission.image, admission.problem
 
 
@@ -128,10 +132,26 @@ def _fail_start(hands: means.Hands, case: means.Case, *, reason: str, message: s
     )  # fmt: skip
     ended = dataclasses.replace(life, termination=termination, start_problem=reason, is_at_rest=False, finished_seconds=now)
     if policy is not RestartPolicy.NEVER:
-        held = now + max(plan.FIRST_BACKOFF_SECONDS, plan.backoff_seconds(life.restarts, ran_seconds=0.0))
-        ended = dataclasses.replace(ended, restarts=life.restarts + 1, not_before_seconds=held)
+        crashes = max(life.crashes, 1)  # what failed without running is never tried again at once
+        held = now + hands.settings.restarts.held_seconds(crashes)
+        ended = dataclasses.replace(ended, restarts=life.restarts + 1, crashes=crashes + 1, not_before_seconds=held)
     lives.write(hands.view.runtime_fd, case.uid, ended, name=case.name)
     return Problem(reason=reason, message=message, field=field, is_lasting=policy is RestartPolicy.NEVER)
+
+
+def _give_up(hands: means.Hands, sandbox: Sandbox, observed: Observed, problem: Problem) -> Observed:
+    """There will be no image: that is the end, and it stays, as every end does. What is seen with that noted."""
+    life = dataclasses.replace(
+        observed.life, is_at_rest=False, finished_seconds=_now(),
+        termination=Termination(
+            reason=TerminationReason.IMAGE_PULL_FAILED, exit_code=None, signal=None, message=problem.message,
+            peak_memory_bytes=None, finished_at=report.render_time(time.time_ns()),
+        ),
+    )  # fmt: skip
+    starting.ensure_directory(hands, observed)
+    name = f"{sandbox.metadata.namespace}/{sandbox.metadata.name}"
+    lives.write(hands.view.runtime_fd, observed.uid, life, name=name)
+    return dataclasses.replace(observed, has_runtime=True, is_stale=False, life=life)
 
 
 def _is_start(done: list[plan.Step]) -> bool:

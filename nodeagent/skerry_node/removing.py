@@ -43,6 +43,12 @@ async def remove_logs(hands: Hands, case: Case, _: plan.Step) -> None:
     await asyncio.to_thread(shutil.rmtree, os.path.join(hands.settings.logs_dir, case.uid), ignore_errors=True)
 
 
+async def withdraw_ports(hands: Hands, case: Case, _: plan.Step) -> None:
+    lease = hands.view.leases.find(case.uid)
+    if lease is not None:
+        hands.view.ports.withdraw(lease.slot)
+
+
 async def release_lease(hands: Hands, case: Case, _: plan.Step) -> None:
     lease = hands.view.leases.find(case.uid)
     if lease is not None:

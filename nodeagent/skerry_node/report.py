@@ -18,9 +18,10 @@ from skerry_api.sandbox import (
     TerminationReason,
 )
 from skerry_node import plan
-from skerry_node.model import Desired, Life, Observed, Problem, Running
+from skerry_node.model import Desired, Life, Limits, Observed, Problem, Running
 
 _TRUE, _FALSE, _UNKNOWN = "True", "False", "Unknown"
+_STOPS = {TerminationReason.EXPIRED: "ttl.activeSeconds is over", TerminationReason.IDLE_TIMEOUT: "it was idle for ttl.idleSeconds"}
 _SHELL_OFFSET = 128
 """An exit code says "ended by signal n" as 128 + n (POSIX shells, 2.8.2)."""
 
@@ -31,6 +32,9 @@ class Counted:
 
     oom_kills: int = 0
     peak_memory_bytes: int | None = None
+    forks_refused: int = 0
+    full: str = ""
+    """What of it is full, for people; empty when nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ class Facts:
     address: str | None = None
 
 
-def classify(status: int | None, *, life: Life, counted: Counted, finished_ns: int, limit_bytes: int | None) -> Termination:
+def classify(status: int | None, *, life: Life, counted: Counted, finished_ns: int, limits: Limits) -> Termination:
     """The truth about an end: *status* is a wait status, None when it is unknown."""
     exit_code, signal_name = decode(status)
-    reason, message = _reason(status, exit_code, life, counted, limit_bytes)
+    reason, message = _reason(status, exit_code, life, counted, limits)
     return Termination(
         reason=reason,
         exit_code=exit_code,
@@ -105,17 +109,25 @@ def status(sandbox: Sandbox, desired: Desired, observed: Observed, *, problem: P
     )
 
 
-def _reason(status: int | None, exit_code: int | None, life: Life, counted: Counted, limit_bytes: int | None) -> tuple[TerminationReason, str]:
+def _reason(status: int | None, exit_code: int | None, life: Life, counted: Counted, limits: Limits) -> tuple[TerminationReason, str]:
     if life.stopping is not None:
         reason = TerminationReason(life.stopping.reason)
-        return reason, {TerminationReason.EXPIRED: "ttl.activeSeconds is over"}.get(reason, "stopped on demand")
+        return reason, _STOPS.get(reason, "stopped on demand")
     if status is None:
         return TerminationReason.KEEPER_LOST, "the keeper died with this process, and nobody read how it ended"
     if counted.oom_kills and exit_code == _SHELL_OFFSET + signal.SIGKILL:
-        held = f" of {limit_bytes} bytes" if limit_bytes is not None else ""
+        held = f" of {limits.memory_bytes} bytes" if limits.memory_bytes is not None else ""
         return TerminationReason.OOM_KILLED, f"the kernel killed it at its memory limit{held}"
     if exit_code == 0:
         return TerminationReason.COMPLETED, ""
+    if counted.forks_refused:
+        held = f" of {limits.pids}" if limits.pids is not None else ""
+        return (
+            TerminationReason.PIDS_LIMIT,
+            f"exit code {exit_code}, after {counted.forks_refused} forks were refused at its pids limit{held}",
+        )
+    if counted.full:
+        return TerminationReason.DISK_FULL, f"exit code {exit_code}, with {counted.full} full"
     return TerminationReason.ERROR, f"exit code {exit_code}"
 
 
@@ -159,6 +171,8 @@ def _conditions(sandbox: Sandbox, desired: Desired, observed: Observed, problem:
 
 def _ready(observed: Observed, desired: Desired, problem: Problem | None) -> tuple[str, str, str, str]:
     """Of a sandbox whose process lives."""
+    if observed.is_frozen and observed.life.is_asleep:
+        return "Ready", _FALSE, "Idle", "idle for ttl.idleSeconds; the next exec or packet wakes it"
     if observed.is_frozen:
         return "Ready", _FALSE, "Paused", "desiredState is Paused"
     return "Ready", _TRUE, "Running", problem.message if problem is not None and desired.is_paused else ""

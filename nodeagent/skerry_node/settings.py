@@ -7,6 +7,8 @@ import ipaddress
 import os
 from dataclasses import dataclass
 
+from skerry_node.backoff import Backoff
+
 MAX_SLOTS = 16_384
 """Slots a node can ever use: 16,384 ranges of 65,536 ids end below 2**31 from the default base."""
 
@@ -32,6 +34,8 @@ class Settings:
     address_range: str = "10.88.0.0/16"
     id_base: int = 1_000_013_824 & ~0xFFFF
     """First host id of slot 0; far above the ids that /etc/subuid hands to people."""
+    keeper_outside: bool = False
+    """The agent is in a container: the keeper leaves it, for the host."""
     shells: int = 4
     scratch_bytes: int = 8 << 30
     log_segment_bytes: int = 4 << 20
@@ -43,6 +47,11 @@ class Settings:
     """When unused images go: the kubelet's --image-gc-* flags and their defaults."""
     scrub_bytes_per_second: int = 8 << 20
     nameservers: tuple[str, ...] = ()
+    """Whom the resolver asks: `address` or `address:port`, an IPv6 address with a port in brackets."""
+    cluster_ranges: tuple[str, ...] = ()
+    """Closed to sandboxes as private ranges are: those of pods, services and nodes that are not private."""
+    forbidden_ranges: tuple[str, ...] = ("169.254.0.0/16", "fd00:ec2::254/128", "fd20:ce::254/128")
+    """What no manifest opens: where clouds serve the node's credentials."""
     allow_host_network: bool = False
     host_path_prefixes: tuple[str, ...] = ()
     """Below which directories of the host a hostPath volume may lie."""
@@ -55,11 +64,26 @@ class Settings:
     kubeconfig: str | None = None
     system_namespace: str = "skerry-system"
     metrics_address: str = "127.0.0.1:0"
+    max_stale_seconds: float = 120.0
+    """After how long without any observation probes call the agent hung."""
     heartbeat_seconds: float = 10.0
     refresh_seconds: float = 60.0
     """How often volumes made of ConfigMaps and Secrets follow them: the kubelet's sync period."""
+    restart_backoff_seconds: float = 10.0
+    restart_backoff_max_seconds: float = 300.0
+    restart_backoff_reset_seconds: float = 600.0
+    """How restarts are held back, see backoff.Backoff."""
+    idle_sample_seconds: float = 1.0
+    """How often sandboxes that may become idle are looked at."""
+    image_tries: int = 3
+    """Refusals in a row by the registry itself after which a sandbox that is never restarted has failed."""
     stream_address: str = ":9469"
     """Where the gateway finds this agent, `host:port`; no host: every address; port 0: a free one."""
+
+    @property
+    def restarts(self) -> Backoff:
+        """How restarts are held back."""
+        return Backoff(self.restart_backoff_seconds, self.restart_backoff_max_seconds, self.restart_backoff_reset_seconds)
 
     @property
     def network(self) -> ipaddress.IPv4Network:

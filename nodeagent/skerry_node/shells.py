@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 
+from skerry_api.egress import OPEN
 from skerry_node import launching, means
 from skerry_node.keeper import client, wire
 from skerry_node.rootfs import scratch
@@ -85,6 +86,7 @@ class Pool:
         slot = None
         try:
             slot = leases.acquire(_NEW).slot
+            self._hands.view.firewall.ensure(slot, OPEN)  # before its link is there
             layers = await self._prepare(slot)
         except (OSError, client.KeeperLost, client.Refused) as error:
             _LOG.warning("no shell prepared slot=%s problem=%s", slot, error)

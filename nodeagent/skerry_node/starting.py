@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import os
 import time
 
-from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_api.ports import host_ports, published
+from skerry_api.sandbox import NetworkMode, Sandbox, SandboxStatus
 from skerry_node import launching, lives, means, mounting, plan, report
+from skerry_node.keeper import client
 from skerry_node.means import Case, Hands, Layers, shell_name
-from skerry_node.model import Life
+from skerry_node.model import Life, Observed, Running
+from skerry_node.network import ports
 from skerry_node.rootfs import scratch
 
 _LOG = logging.getLogger("skerry.act")
 
 
 async def ensure_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(case.uid, 0o700, dir_fd=hands.view.runtime_fd)
+    ensure_directory(hands, case.observed)
     status = case.sandbox.status if case.sandbox is not None else None
-    life = lives.from_status(status, now_iso=report.render_time(time.time_ns())) if status is not None else Life()
+    life = _remember(status) if status is not None else Life()
     means.write_life(hands, case, life)
 
 
-async def acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:
+def ensure_directory(hands: Hands, observed: Observed) -> None:
+    """Have a runtime directory in which nothing of another boot is told."""
+    try:
+        os.mkdir(observed.uid, 0o700, dir_fd=hands.view.runtime_fd)
+    except FileExistsError:
+        if observed.is_stale:
+            lives.forget_processes(hands.view.runtime_fd, observed.uid)
+
+
+def _remember(status: SandboxStatus) -> Life:
+    now_seconds = time.clock_gettime(time.CLOCK_BOOTTIME)
+    return lives.from_status(status, now_iso=report.render_time(time.time_ns()), now_seconds=now_seconds)
+
+
+async def acquire_lease(hands: Hands, case: Case, step: plan.Step) -> None:
     leases = hands.view.leases
     wants_bridge = case.sandbox is not None and case.sandbox.spec.network.mode is NetworkMode.BRIDGE
     if not wants_bridge or not hands.shells:
         leases.acquire(case.uid)
+        if wants_bridge:
+            await ensure_policy(hands, case, step)
         return
     wanted = _wanted_root(case)
     slot = next((slot for slot, layers in hands.shells.items() if layers == wanted), None) or next(iter(hands.shells))
@@ -40,6 +57,14 @@ async def acquire_lease(hands: Hands, case: Case, _: plan.Step) -> None:
         hands.dressed.add(case.uid)
     elif layers is not None:
         hands.spent.append(slot)
+    await ensure_policy(hands, case, step)
+
+
+async def ensure_policy(hands: Hands, case: Case, _: plan.Step) -> None:
+    assert case.sandbox is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is not None:
+        hands.view.firewall.ensure(lease.slot, case.sandbox.spec.network.egress)
 
 
 def _wanted_root(case: Case) -> Layers | None:
@@ -77,6 +102,31 @@ async def refresh_volumes(hands: Hands, sandbox: Sandbox) -> None:
     await mounting.refresh(where, hands.source, sandbox, owner=means.find_owner(hands, sandbox.metadata.uid))
 
 
+async def publish_ports(hands: Hands, case: Case, _: plan.Step) -> None:
+    """Raises client.Refused when a place is taken and nothing runs yet, OSError when what runs cannot have it back."""
+    assert case.sandbox is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is None:
+        raise FileNotFoundError(f"the lease of {case.uid} vanished")
+    wanted = published(case.sandbox.spec.network.ports)
+    try:
+        hands.view.ports.publish(lease.slot, wanted)
+    except ports.PortTaken as error:
+        if isinstance(case.observed.process, Running):
+            raise
+        raise _refuse_port(hands, case.sandbox, error) from error
+    if isinstance(case.observed.process, Running):
+        hands.view.ports.open_link(lease.slot)
+
+
+def _refuse_port(hands: Hands, sandbox: Sandbox, error: ports.PortTaken) -> client.Refused:
+    """In the words of the manifest."""
+    place = next(place for place, port in enumerate(sandbox.spec.network.ports) if error.port in host_ports((port,)))
+    owner = "a program of this node" if error.slot is None else f"sandbox {hands.view.leases.owner(error.slot)}"
+    problem = f"{error.port} is taken by {owner}; write another hostPort, or end that"
+    return client.Refused(problem=problem, field=f"spec.network.ports[{place}].hostPort", reason="HostPortTaken")
+
+
 async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     assert case.sandbox is not None
     assert case.image is not None
@@ -90,10 +140,14 @@ async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
     hands.dressed.discard(case.uid)
     order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
     with mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds:
+        asked = time.monotonic()
         started = await hands.keeper.launch(order, volume_fds=volume_fds)
     hands.favourite = _wanted_root(case) or hands.favourite
     hands.handles.hold(case.uid)
+    hands.view.ports.open_link(lease.slot)
     kind, seconds = "Warm" if started.warm else "Cold", time.monotonic() - case.began
+    if hands.meters is not None:
+        hands.meters.started(kind, prepare=asked - case.began, request=seconds - (asked - case.began), keeper=started.seconds)
     _LOG.info("launched uid=%s type=%s keeper_seconds=%.5f seconds=%.5f", case.uid, kind, started.seconds, seconds)
     means.write_life(
         hands,

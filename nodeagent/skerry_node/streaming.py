@@ -31,10 +31,13 @@ _PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 class Door:
     """Runs until cancelled. Sandboxes do not depend on it: whatever fails here is said and tried again."""
 
-    def __init__(self, settings: Settings, api: Client, backend: Backend, *, announce: Callable[[str, int], None]) -> None:
+    def __init__(
+        self, settings: Settings, api: Client, backend: Backend, *, announce: Callable[[str, int], None], certified: Callable[[float], None]
+    ) -> None:
         self._settings = settings
         self._api = api
         self._announce = announce
+        self._certified = certified
         self._admission = Admission(settings.node_name, now_ms=lambda: time.time_ns() // 1_000_000)
         application = door.make_application(backend, self._admission, handlers=routes.make_stream_routes(backend))
         self._runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
@@ -78,6 +81,7 @@ class Door:
             address, port = listener.address
             self._announce(await asyncio.to_thread(_own_address, address, self._api.server), port)
             _LOG.info("door for the gateway open port=%d renewed_at=%s", port, certificate.renew_at.isoformat(timespec="seconds"))
+        self._certified(certificate.ends_at.timestamp())
         self._trust, self._certificate = found, certificate
 
     def _say(self, error: Exception) -> None:

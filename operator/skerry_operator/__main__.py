@@ -11,7 +11,7 @@ import time
 
 import kopf
 
-from skerry_operator import access, errors, handlers, settings
+from skerry_operator import access, errors, handlers, health, settings
 from skerry_operator.client import Client
 from skerry_operator.controller import Controller
 from skerry_operator.events import Recorder
@@ -57,13 +57,20 @@ async def _run(given: Settings) -> None:
         apart, namespace=given.system_namespace, identity=given.identity, lease_seconds=given.lease_seconds, monotonic=time.monotonic, now=_now
     )
     metrics = Metrics()
+    connection.on_answer = apart.on_answer = metrics.api_answered
     if given.metrics_port:
         metrics.serve(given.metrics_port)
+    probes = None
+    if given.health_port:
+        probes = await health.serve(given.health_port, silence_seconds=leadership.silence_seconds, limit_seconds=2 * given.lease_seconds)
     try:
         await leadership.acquire()
+        metrics.leader.set(1)
         await _lead(given, entrance, connection, leadership, metrics)
     finally:
         await leadership.release()
+        if probes is not None:
+            await probes.cleanup()
         await connection.close()
         await apart.close()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -26,6 +27,8 @@ class Client:
 
     def __init__(self, access: Access) -> None:
         self._access = access
+        self.on_answer: Callable[[str, int, float], None] = lambda *_: None
+        """Hears of each request but watches: the method, the HTTP status (0: none was answered), seconds."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS, ssl=access.tls(), keepalive_timeout=75.0),
             # in a burst, waiting for one of our connections is not the server's silence: no total
@@ -38,13 +41,16 @@ class Client:
         """The answer's JSON. Raises errors.RequestFailed."""
         headers = {"Content-Type": content_type, "Accept": accept, "User-Agent": "skerry-operator", **await self._access.headers()}
         data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        began, code = time.perf_counter(), 0
         try:
             async with self._session.request(
                 method, self._access.server + path, data=data, headers=headers, server_hostname=self._access.server_name
             ) as answer:
-                content = await answer.read()
+                content, code = await answer.read(), answer.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise errors.Unavailable(f"{method} {path}: {error!r}") from error
+        finally:
+            self.on_answer(method, code, time.perf_counter() - began)
         if answer.status >= 400:
             raise _failure(answer.status, f"{method} {path}", content)
         parsed: Json = json.loads(content)

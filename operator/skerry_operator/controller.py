@@ -52,7 +52,10 @@ class Controller:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._failed: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        metrics.pending.set_function(inventory.unbound_count)
+        self._reasons: dict[str, str] = {}
+        metrics.sandboxes.set_function(lambda: len(inventory.uids()))
+        metrics.nodes.set_function(lambda: len(inventory.node_names()))
+        metrics.watch_pending(self._read_pending)
 
     async def take_sandbox(self, raw: Json, *, is_deleted: bool) -> None:
         """An event of a sandbox: remember it, and do what it needs."""
@@ -149,7 +152,8 @@ class Controller:
 
     async def _place(self, sandbox: Sandbox) -> None:
         started, uid = asyncio.get_running_loop().time(), sandbox.metadata.uid
-        decision = scheduling.schedule(sandbox.spec, self._inventory.candidates(self._watch.is_alive))
+        with self._metrics.schedule_seconds.time():
+            decision = scheduling.schedule(sandbox.spec, self._inventory.candidates(self._watch.is_alive))
         if isinstance(decision, scheduling.Bound):
             self._inventory.assume(uid, decision.node_name)
             try:
@@ -161,13 +165,24 @@ class Controller:
             self._inventory.apply_answer(answer)
             self._metrics.binds.inc()
             self._metrics.bind_seconds.observe(asyncio.get_running_loop().time() - started)
+            self._reasons.pop(uid, None)
             return
+        self._reasons[uid] = decision.reason
         known = lifecycle.find_condition(sandbox, "Scheduled")
         if known is not None and known.status == "False" and known.message == decision.message:
             return
         status = lifecycle.scheduled_status(sandbox, unschedulable=decision.message, now=self._now())
         self._inventory.apply_answer(await self._kubeapi.write_status(sandbox, status))
         self._recorder.about_sandbox(sandbox, reason="FailedScheduling", message=decision.message)
+
+    def _read_pending(self) -> list[tuple[str, float]]:
+        """Of each that waits for a node: why, and for how many seconds. Called from the thread that answers scrapes."""
+        now, found = self._now(), []
+        for sandbox in self._inventory.unbound():
+            created = sandbox.metadata.creation_timestamp
+            seconds = (now - datetime.datetime.fromisoformat(created)).total_seconds() if created else 0.0
+            found.append((self._reasons.get(sandbox.metadata.uid, "Undecided"), max(seconds, 0.0)))
+        return found
 
     def _fail(self, sandbox: Sandbox, action: lifecycle.Action, error: errors.RequestFailed) -> None:
         uid = sandbox.metadata.uid
@@ -196,6 +211,7 @@ class Controller:
         if (timer := self._timers.pop(uid, None)) is not None:
             timer.cancel()
         self._failed.pop(uid, None)
+        self._reasons.pop(uid, None)
         if self._inventory.forget_sandbox(uid):
             self._room.set()
 

@@ -7,10 +7,12 @@ object the highest resourceVersion wins, and an object that is gone does not com
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from skerry_api.node import NodeAmounts, SandboxNode
+from skerry_api.ports import HostPort, host_ports
 from skerry_api.sandbox import Sandbox
 from skerry_operator import lifecycle, scheduling
 
@@ -22,6 +24,7 @@ class _Share:
     node_name: str
     cpu_millicores: int
     memory_bytes: int
+    ports: frozenset[HostPort]
 
 
 class Inventory:
@@ -33,6 +36,7 @@ class Inventory:
         self._assumed: dict[str, str] = {}
         self._shares: dict[str, _Share] = {}
         self._given: dict[str, NodeAmounts] = {}
+        self._ports: dict[str, Counter[HostPort]] = {}
         self._bound: dict[str, set[str]] = {}
         self._placed: dict[str, str] = {}
         self._unbound: dict[str, None] = {}
@@ -108,9 +112,9 @@ class Inventory:
         """Of the sandboxes that wait for a node, the oldest first."""
         return tuple(sorted(self._unbound, key=lambda uid: (self._sandboxes[uid].metadata.creation_timestamp or "", uid)))
 
-    def unbound_count(self) -> int:
-        """How many wait for a node."""
-        return len(self._unbound)
+    def unbound(self) -> tuple[Sandbox, ...]:
+        """Those that wait for a node; from any thread."""
+        return tuple(sandbox for uid in tuple(self._unbound) if (sandbox := self._sandboxes.get(uid)) is not None)
 
     def node_names(self) -> frozenset[str]:
         """Of nodes that are registered or have sandboxes."""
@@ -119,7 +123,9 @@ class Inventory:
     def candidates(self, is_alive: Callable[[str], bool]) -> Iterator[scheduling.Candidate]:
         """Every registered node, for a decision."""
         for name, node in self._nodes.items():
-            yield scheduling.Candidate(node, given=self._given.get(name, NodeAmounts()), is_alive=is_alive(name))
+            yield scheduling.Candidate(
+                node, given=self._given.get(name, NodeAmounts()), ports=frozenset(self._ports.get(name, ())), is_alive=is_alive(name)
+            )
 
     def _account(self, uid: str) -> bool:
         """Bring the sums up to date for *uid*; whether room was given back."""
@@ -131,7 +137,7 @@ class Inventory:
         before, after = self._shares.get(uid), None
         if sandbox is not None and node_name is not None and lifecycle.takes_room(sandbox):
             asked = sandbox.spec.resources.requests
-            after = _Share(node_name, asked.cpu_millicores, asked.memory_bytes)
+            after = _Share(node_name, asked.cpu_millicores, asked.memory_bytes, host_ports(sandbox.spec.network.ports))
         if before == after:
             return False
         if before is not None:
@@ -158,6 +164,10 @@ class Inventory:
             self._placed[uid] = node_name
 
     def _add(self, share: _Share, sign: int) -> None:
+        if share.ports:  # counted: somebody else may have bound two of a kind to one node
+            counts = self._ports.setdefault(share.node_name, Counter())
+            counts.update(dict.fromkeys(share.ports, sign))
+            self._ports[share.node_name] = +counts
         given = self._given.get(share.node_name, NodeAmounts())
         self._given[share.node_name] = dataclasses.replace(
             given,
@@ -169,7 +179,7 @@ class Inventory:
 
 def _offer(node: SandboxNode) -> tuple[object, ...]:
     """The parts of a node that scheduling reads."""
-    return (node.unschedulable, node.labels, node.taints, node.status.allocatable, scheduling.is_ready(node))
+    return (node.unschedulable, node.labels, node.taints, node.status.allocatable, node.status.features, scheduling.is_ready(node))
 
 
 def _is_older(version: str, than: str) -> bool:

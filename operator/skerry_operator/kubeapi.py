@@ -90,6 +90,10 @@ class KubeApi:
         """An Event for people."""
         await self._write("POST", f"/api/v1/namespaces/{namespace}/events", body=event)
 
+    async def count_event(self, namespace: str, name: str, changes: Json) -> None:
+        """An Event that happened again."""
+        await self._write("PATCH", f"/api/v1/namespaces/{namespace}/events/{name}", body=changes, content_type=client.MERGE)
+
     async def _patch_metadata(self, sandbox: Sandbox, metadata: Mapping[str, Any], **rest: Any) -> Sandbox:
         wanted = {"uid": sandbox.metadata.uid, "resourceVersion": sandbox.metadata.resource_version}
         body = {"metadata": {**wanted, **metadata}, **rest}

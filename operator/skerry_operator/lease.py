@@ -34,10 +34,15 @@ class Leadership:
         self._now = now
         self._held_until = float("-inf")
         self._seen: tuple[str, float] = ("", 0.0)
+        self._heard_at = monotonic()
 
     def is_held(self) -> bool:
         """Whether the last renewal still counts."""
         return self._monotonic() < self._held_until
+
+    def silence_seconds(self) -> float:
+        """Since the API server last answered about the Lease."""
+        return self._monotonic() - self._heard_at
 
     async def acquire(self) -> None:
         """Wait until the Lease is ours. Survives an API server that is away."""
@@ -89,6 +94,7 @@ class Leadership:
             lease = await self._client.request("GET", f"{self._path}/{NAME}")
         except errors.NotFound:
             lease = await self._create()
+        self._heard_at = self._monotonic()
         spec = lease.get("spec") or {}
         holder, version = str(spec.get("holderIdentity") or ""), str(lease["metadata"]["resourceVersion"])
         if version != self._seen[0]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from skerry_api import names
 from skerry_api.conditions import Condition, merge_conditions
-from skerry_api.sandbox import DesiredState, Phase, RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
+from skerry_api.sandbox import DesiredState, OnIdle, Phase, RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,9 @@ class Wait:
     seconds: float
 
 
+_ALIVE = frozenset({"Paused", "Idle", TerminationReason.NODE_LOST.value})
+"""Reasons of Ready False of a sandbox that lives, as far as anybody knows."""
+
 Action = Place | Protect | Release | MarkLost | ConfirmScheduled | Expire | Wait
 
 
@@ -75,13 +78,13 @@ def decide(sandbox: Sandbox, *, is_node_lost: bool, now: datetime.datetime) -> A
 
 
 def is_finished(sandbox: Sandbox) -> bool:
-    """Whether its program ended for good: what the restart policy says of an end; a stop on demand is no end."""
+    """Whether its program ended for good: what the restart policy says of an end; a stop on demand is no end, nor is a lost node."""
     end, ready = sandbox.status.termination, find_condition(sandbox, "Ready")
     if end is None or sandbox.spec.desired_state is DesiredState.STOPPED or end.reason is TerminationReason.STOPPED:
         return False
-    if ready is not None and ready.status == "True":
+    if ready is not None and (ready.status == "True" or ready.reason in _ALIVE):
         return False
-    if end.reason is TerminationReason.EXPIRED or sandbox.spec.restart_policy is RestartPolicy.NEVER:
+    if end.reason in {TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT} or sandbox.spec.restart_policy is RestartPolicy.NEVER:
         return True
     return sandbox.spec.restart_policy is RestartPolicy.ON_FAILURE and end.exit_code == 0
 
@@ -128,6 +131,8 @@ def render_time(moment: datetime.datetime) -> str:
 
 def _expiry(sandbox: Sandbox, now: datetime.datetime) -> Expire | Wait | None:
     end, stays = sandbox.status.termination, sandbox.spec.ttl.seconds_after_finished
+    if end is not None and end.reason is TerminationReason.IDLE_TIMEOUT and sandbox.spec.ttl.on_idle is OnIdle.DELETE:
+        return Expire()
     if end is None or stays is None:
         return None
     try:

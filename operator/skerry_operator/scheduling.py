@@ -1,7 +1,8 @@
 """Which node takes a sandbox. Pure: what every node has and gave comes in, a decision comes out.
 
 The filters are kube-scheduler's, in its order: unschedulable, node selector, taints, resources. The score is the dominant share:
-of what a node can give in CPU, memory and number of sandboxes, the part most used up; the least used node wins.
+of what a node can give in CPU, memory and number of sandboxes, the part most used up; the least used node wins, where a node that
+holds the image counts as less used (`fitness`).
 """
 
 from __future__ import annotations
@@ -11,9 +12,23 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from skerry_api.node import NodeAmounts, SandboxNode, Taint
+from skerry_api.ports import HostPort, host_ports
 from skerry_api.sandbox import SandboxSpec, Toleration
+from skerry_operator import fitness
 
 _NOTHING = NodeAmounts()
+_WORDS = (
+    ("node(s) were lost", "Lost"),
+    ("node(s) were not ready", "NotReady"),
+    ("node(s) were unschedulable", "Unschedulable"),
+    ("node(s) didn't match the node selector", "Selector"),
+    ("node(s) had untolerated taint", "Tainted"),
+    ("Too many sandboxes", "TooManySandboxes"),
+    ("node(s) lacked the feature", "FeatureMissing"),
+    ("Insufficient cpu", "InsufficientCpu"),
+    ("Insufficient memory", "InsufficientMemory"),
+    ("node(s) didn't have free ports", "HostPorts"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +38,8 @@ class Candidate:
     node: SandboxNode
     given: NodeAmounts = _NOTHING
     is_alive: bool = True
+    ports: frozenset[HostPort] = frozenset()
+    """Published for those sandboxes already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +54,12 @@ class Unschedulable:
     """No node takes it; the message counts why, for people."""
 
     message: str
+    reason: str = "NoNodes"
+    """What keeps most nodes from taking it, in one word."""
 
 
 def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unschedulable:
-    """The least used node that *spec* fits on; among equals the first by name."""
+    """The least used node that *spec* fits on, weighed with its images; among equals the first by name."""
     reasons: Counter[str] = Counter()
     best: tuple[float, int, str] | None = None
     total = 0
@@ -50,7 +69,7 @@ def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unsc
         if against:
             reasons.update(against)
             continue
-        score = (_dominant_share(spec, candidate), candidate.given.sandboxes, candidate.node.name)
+        score = (_dominant_share(spec, candidate) - fitness.score_image(spec, candidate.node), candidate.given.sandboxes, candidate.node.name)
         if best is None or score < best:
             best = score
     if best is not None:
@@ -58,7 +77,12 @@ def schedule(spec: SandboxSpec, candidates: Iterable[Candidate]) -> Bound | Unsc
     if not total:
         return Unschedulable("0/0 nodes are available: no SandboxNode is registered.")
     counted = ", ".join(sorted(f"{count} {reason}" for reason, count in reasons.items()))
-    return Unschedulable(f"0/{total} nodes are available: {counted}.")
+    return Unschedulable(f"0/{total} nodes are available: {counted}.", _word(min(reasons, key=lambda each: (-reasons[each], each))))
+
+
+def _word(objection: str) -> str:
+    """An objection as one word of a short list."""
+    return next((word for text, word in _WORDS if objection.startswith(text)), "Undecided")
 
 
 def is_ready(node: SandboxNode) -> bool:
@@ -92,6 +116,8 @@ def _objections(spec: SandboxSpec, candidate: Candidate) -> Iterator[str]:
     elif untolerated := [each for each in node.taints if not is_tolerated(each, spec.tolerations)]:
         taint = untolerated[0]
         yield f"node(s) had untolerated taint {{{taint.key}: {taint.value}}}"
+    elif lack := fitness.find_lack(spec, node):
+        yield f"node(s) lacked the feature {lack}"
     else:
         yield from _lacking(spec, candidate)
 
@@ -104,6 +130,8 @@ def _lacking(spec: SandboxSpec, candidate: Candidate) -> Iterator[str]:
         yield "Insufficient cpu"
     if asked.memory_bytes and given.memory_bytes + asked.memory_bytes > can_give.memory_bytes:
         yield "Insufficient memory"
+    if candidate.ports and any(wanted.meets(held) for wanted in host_ports(spec.network.ports) for held in candidate.ports):
+        yield "node(s) didn't have free ports for the requested host ports"
 
 
 def _dominant_share(spec: SandboxSpec, candidate: Candidate) -> float:

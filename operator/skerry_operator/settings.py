@@ -20,6 +20,8 @@ class Settings:
     """Where the Leases of nodes and of the operator are."""
     metrics_port: int = 0
     """0: no metrics."""
+    health_port: int = 0
+    """0: no door for probes."""
     node_lost_seconds: float = 40.0
     """Four heartbeats of an agent, as kubelets have."""
     lease_seconds: float = 15.0
@@ -46,6 +48,7 @@ def parse(arguments: Sequence[str], *, environ: Mapping[str, str] = os.environ) 
     parser.add_argument("--kubeconfig", help="default: $KUBECONFIG, else the pod's own account, else ~/.kube/config")
     parser.add_argument("--system-namespace", default=default.system_namespace, help="where Leases are; default: %(default)s")
     parser.add_argument("--metrics-port", type=int, default=default.metrics_port, help="Prometheus metrics on this port; 0, the default: none")
+    parser.add_argument("--health-port", type=int, default=default.health_port, help="/healthz and /readyz on this port; 0, the default: none")
     parser.add_argument(
         "--node-lost-seconds", type=float, default=default.node_lost_seconds, help="silence after which a node is lost; default: %(default)s"
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from tests.harness import subreaper
+from tests.harness import sockets, subreaper
 from tests.harness.controlplane import ControlPlane
 
 subreaper.adopt_orphans()  # here, before any test starts a thread
@@ -39,3 +39,11 @@ def _nothing_stays(request: pytest.FixtureRequest) -> None:
     if "control_plane" in request.fixturenames:
         request.getfixturevalue("control_plane")
     request.getfixturevalue("ledger")
+
+
+@pytest.fixture(autouse=True)
+async def _sockets_close(request: pytest.FixtureRequest, _nothing_stays: None) -> AsyncIterator[None]:
+    """After every other fixture of an asynchronous test: TLS says goodbye after close() has returned, and a loop that ends before leaves sockets."""
+    yield
+    if request.node.get_closest_marker("asyncio") is not None:
+        await sockets.settle()

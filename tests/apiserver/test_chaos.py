@@ -33,7 +33,7 @@ def test_nothing_is_lost_when_everything_is_killed(cluster):
     lengths = [chance.randrange(50, 300) for _ in range(ENDING)]
     for number, length in enumerate(lengths):
         _create(cluster, f"ending-{number}", script.format(length, 10 + number), number)
-    _wait(lambda: _count(cluster, "Running") == LIVING + ENDING, 30)
+    _wait(lambda: _count(cluster, "Running") == LIVING + ENDING)
     kills = ["agent"] * AGENT_KILLS + ["operator"] * OPERATOR_KILLS + ["keeper"] * KEEPER_KILLS
     chance.shuffle(kills)
     agent = cluster.agents[0]
@@ -57,20 +57,20 @@ def test_nothing_is_lost_when_everything_is_killed(cluster):
         lines = b"".join(piece.data for piece in client.logs(name)).decode().splitlines()
         assert lines == [f"line {place}" for place in range(expected[1])], name
     cluster.plane.kubectl("delete", "sbx", "--all", "--wait=false")
-    _wait(lambda: not _sandboxes(cluster), 60)
+    _wait(lambda: not _sandboxes(cluster))
 
 
 def _kill_some_keeper(agent):
     """Kill the keeper as soon as there is one: the agent that starts it may have been killed a moment ago. How many were killed."""
-    _wait(lambda: agent.find_keeper() is not None, 30)
+    _wait(lambda: agent.find_keeper() is not None)
     agent.kill_keeper()
     return 1
 
 
 @pytest.fixture
 def three(tmp_path, ledger):
-    """Three nodes, of which a lost one is known after 4 s."""
-    flags = ("--node-lost-seconds=4", "--lease-seconds=3")
+    """Three nodes, of which a lost one is known after 15 s; less is what a busy machine keeps a living one waiting."""
+    flags = ("--node-lost-seconds=15", "--lease-seconds=3")
     with Cluster.start(str(tmp_path), agents=3, tag="th", agent_flags=("--heartbeat-seconds=1", "--shells=1"), operator_flags=flags) as found:
         yield found
 
@@ -79,37 +79,48 @@ def test_three_nodes_schedule_lose_one_and_recover(three):
     """Sandboxes spread; those of a lost node are Lost, and released when deleted; they are Running again when it returns."""
     for number in range(9):
         _create(three, f"s-{number}", "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done", number)
-    _wait(lambda: _count(three, "Running") == 9, 30)
+    _wait(lambda: _count(three, "Running") == 9)
     per_node = [sum(each["spec"]["nodeName"] == agent.name for each in _sandboxes(three)) for agent in three.agents]
     assert per_node == [3, 3, 3]
     lost = three.agents[1]
     lost.kill()
-    _wait(lambda: _count(three, "Lost") == 3, 20)
+    _wait(lambda: _count(three, "Lost") == 3)
     gone = next(each["metadata"]["name"] for each in _sandboxes(three) if each["spec"]["nodeName"] == lost.name)
-    three.plane.kubectl("delete", "sbx", gone, "--timeout=15s")
+    three.plane.kubectl("delete", "sbx", gone, "--timeout=120s")
     _create(three, "late", "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done", 0)
-    _wait(lambda: _find(three, "late")["spec"].get("nodeName") not in {None, lost.name}, 10)
+    _wait(lambda: _find(three, "late")["spec"].get("nodeName") not in {None, lost.name})
     lost.start()
-    _wait(lambda: _count(three, "Running") == 9, 30)
+    _wait(lambda: _count(three, "Running") == 9)
     assert _count(three, "Lost") == 0
     three.plane.kubectl("delete", "sbx", "--all", "--wait=false")
-    _wait(lambda: not _sandboxes(three), 60)
+    _wait(lambda: not _sandboxes(three))
 
 
 def test_what_fits_nowhere_waits_for_room(three):
     """The condition counts nodes by reason, and the sandbox is bound when room appears."""
     for agent in three.agents:
         three.plane.kubectl("patch", "sbn", agent.name, "--type=merge", "-p", '{"spec":{"unschedulable":true}}')
-    time.sleep(0.5)
-    _create(three, "w", "sleep 1000", 0)
-    _wait(lambda: "unschedulable" in json.dumps(_find(three, "w").get("status", {})), 10)
-    conditions = {each["type"]: each for each in _find(three, "w")["status"]["conditions"]}
-    assert conditions["Scheduled"]["status"] == "False"
-    assert conditions["Scheduled"]["message"].startswith("0/3 nodes are available: 3 node(s) were unschedulable")
+    deadline = time.monotonic() + 120
+    while _scheduled(three)["status"] != "False":  # the operator has not heard of all three yet
+        assert time.monotonic() < deadline
+    _wait(lambda: _condition(three)["message"].startswith("0/3 nodes are available: 3 node(s) were unschedulable"))
     three.plane.kubectl("patch", "sbn", three.agents[2].name, "--type=merge", "-p", '{"spec":{"unschedulable":false}}')
-    _wait(lambda: _count(three, "Running") == 1, 10)
+    _wait(lambda: _count(three, "Running") == 1)
     assert _find(three, "w")["spec"]["nodeName"] == three.agents[2].name
-    three.plane.kubectl("delete", "sbx", "w", "--timeout=15s")
+    three.plane.kubectl("delete", "sbx", "w", "--timeout=120s")
+
+
+def _scheduled(cluster):
+    """The condition Scheduled of a new sandbox w."""
+    cluster.plane.kubectl("delete", "sbx", "w", "--ignore-not-found", "--timeout=120s")
+    _create(cluster, "w", "sleep 1000", 0)
+    _wait(lambda: _condition(cluster) is not None)
+    return _condition(cluster)
+
+
+def _condition(cluster):
+    conditions = _find(cluster, "w").get("status", {}).get("conditions", [])
+    return next((each for each in conditions if each["type"] == "Scheduled"), None)
 
 
 def _create(cluster, name, script, number):
@@ -143,7 +154,7 @@ def _ends(cluster):
     return {each["metadata"]["name"]: each["status"]["termination"] for each in _sandboxes(cluster)}
 
 
-def _wait(is_done, seconds):
+def _wait(is_done, seconds=180):
     deadline = time.monotonic() + seconds
     while not is_done():
         assert time.monotonic() < deadline, "it did not happen in time"

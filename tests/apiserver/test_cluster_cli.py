@@ -37,7 +37,7 @@ def skerry(cluster):
         environment.pop("SKERRY_SOCKET", None)
         source = {"input": typed} if typed is not None else {"stdin": subprocess.DEVNULL}
         command = [sys.executable, "-m", "skerry", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=90, **source)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300, **source)
         assert done.returncode == check, (words, done.returncode, done.stdout, done.stderr)
         return done
 
@@ -167,7 +167,7 @@ def test_a_terminal_through_the_api_server(skerry, cluster):
 
         def type_and_see(text, wanted):
             os.write(main, text)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             while wanted not in screen:
                 assert time.monotonic() < deadline, bytes(screen)
                 if select.select([main], [], [], 0.5)[0]:

@@ -12,7 +12,7 @@ from tests.unit.api import manifests
 EXAMPLES = sorted((pathlib.Path(__file__).parents[2] / "examples").glob("*.yaml"))
 _LIVE = {
     "resources": {"limits": {"cpu": "2", "memory": "128Mi"}},
-    "ttl": {"activeSeconds": 5},
+    "ttl": {"activeSeconds": 5, "idleSeconds": 6, "onIdle": "Delete"},
     "desiredState": "Stopped",
     "terminationGracePeriodSeconds": 1,
 }
@@ -54,6 +54,7 @@ def test_defaults_are_written_down(control_plane, namespace):
         "network": {"mode": "Bridge"},
         "resources": {},
         "restartPolicy": "Never",
+        "init": False,
         "desiredState": "Running",
         "terminationGracePeriodSeconds": 10,
     }

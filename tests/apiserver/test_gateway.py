@@ -49,7 +49,7 @@ class World:
         body = {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": {"name": name, "namespace": "default"}}
         body["spec"] = {"image": "busybox", "command": ["sh", "-c", _COMMAND], "terminationGracePeriodSeconds": 0}
         self.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
-        self.plane.kubectl("wait", f"sandbox/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=30s")
+        self.plane.kubectl("wait", f"sandbox/{name}", "--for=jsonpath={.status.phase}=Running", "--timeout=120s")
         return self.plane.get("sandbox", name)
 
     @contextlib.asynccontextmanager
@@ -58,7 +58,6 @@ class World:
         trusted = context or ssl.create_default_context(cafile=self.plane.ca_path)
         async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(ssl=trusted)) as session:
             yield session
-        await asyncio.sleep(0.05)  # TLS says goodbye after close has returned; a loop that ends before leaves sockets open
 
     def agent_url(self, subresource="logs"):
         status = self.node["status"]
@@ -271,7 +270,7 @@ async def test_a_ticket_for_a_sandbox_made_anew_is_refused(world):
     """Names come back, uids do not: the ticket of the sandbox before opens nothing of the one after."""
     before = world.make_sandbox("twice")
     ticket = world.forger.ticket(before)
-    world.plane.kubectl("delete", "sandbox", "twice", "--timeout=30s")
+    world.plane.kubectl("delete", "sandbox", "twice", "--timeout=120s")
     after = world.make_sandbox("twice")
     url = world.agent_url().replace("worker", "twice")
     async with world.session(context=world.forger.agent_context()) as session:
@@ -279,7 +278,7 @@ async def test_a_ticket_for_a_sandbox_made_anew_is_refused(world):
             headers = {streaming.TICKET_HEADER: text}
             async with session.get(url, headers=headers, server_hostname=streaming.agent_host(world.agent.name)) as answer:
                 assert answer.status == wanted
-    world.plane.kubectl("delete", "sandbox", "twice", "--timeout=30s")
+    world.plane.kubectl("delete", "sandbox", "twice", "--timeout=120s")
 
 
 async def test_the_agents_door_opens_to_the_gateway_only(world):
@@ -299,11 +298,11 @@ async def test_following_ends_with_the_sandbox_and_the_reader_gets_every_line(wo
     script = "i=0; while [ $i -lt 3000 ]; do echo line-$i; i=$((i+1)); done"
     body["spec"] = {"image": "busybox", "command": ["sh", "-c", f"{script}; sleep 1; echo last"]}
     world.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
-    world.plane.kubectl("wait", "sandbox/counter", "--for=jsonpath={.status.startedAt}", "--timeout=30s")
+    world.plane.kubectl("wait", "sandbox/counter", "--for=jsonpath={.status.startedAt}", "--timeout=120s")
     async with world.session(world.plane.token) as session:
         _, text = await _get(session, f"{world.plane.url}{_BASE.replace('worker', 'counter')}/proxy/logs?follow=1")
     assert text.split() == [*(f"line-{number}" for number in range(3000)), "last"]
-    world.plane.kubectl("delete", "sandbox", "counter", "--timeout=30s")
+    world.plane.kubectl("delete", "sandbox", "counter", "--timeout=120s")
 
 
 async def _exec(world, *command: str):

@@ -30,7 +30,7 @@ def cluster(tmp_path_factory):
         body = {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": {"name": "worker", "namespace": "default"}}
         body["spec"] = {"image": "busybox", "command": ["sleep", "100000"], "terminationGracePeriodSeconds": 0}
         running.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
-        running.plane.kubectl("wait", "sandbox/worker", "--for=jsonpath={.status.phase}=Running", "--timeout=30s")
+        running.plane.kubectl("wait", "sandbox/worker", "--for=jsonpath={.status.phase}=Running", "--timeout=120s")
         yield running
 
 
@@ -43,7 +43,6 @@ async def _cat(cluster):
         url = f"{cluster.plane.url}{_BASE}/exec?command=cat&stdin=1"
         async with session.ws_connect(url, protocols=["v5.channel.k8s.io"]) as socket:
             yield socket
-    await asyncio.sleep(0.05)  # TLS says goodbye after close has returned
 
 
 async def _echo(socket, text):
@@ -84,8 +83,6 @@ async def _opens(url, forger, ticket, node):
                 return answer.status == 200
     except (aiohttp.ClientError, ConnectionError):
         return False
-    finally:
-        await asyncio.sleep(0.05)
 
 
 def _trusted(cluster):

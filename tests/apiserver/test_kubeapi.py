@@ -35,7 +35,7 @@ class Node:
         async for change in self.source.watch():
             self.told.put_nowait(change)
 
-    async def skip_to(self, kind, *, seconds=10.0):
+    async def skip_to(self, kind, *, seconds=60.0):
         async with asyncio.timeout(seconds):
             while not isinstance(change := await self.told.get(), kind):
                 pass
@@ -90,9 +90,9 @@ async def test_status_events_and_node_are_what_kubectl_shows(control_plane, name
     revision = control_plane.etcd_revision()
     await node.source.write_node(described)
     assert control_plane.writes_since(revision).total() == 0
-    await asyncio.sleep(1.0)
-    text = await asyncio.to_thread(control_plane.kubectl, "describe", "sandbox", "a", "-n", namespace)
-    assert "busybox started in 3 ms" in text.stdout
+    async with asyncio.timeout(60):
+        while "busybox started in 3 ms" not in (await asyncio.to_thread(control_plane.kubectl, "describe", "sandbox", "a", "-n", namespace)).stdout:
+            pass
     assert control_plane.get("sandboxnode", node.name)["status"]["capacity"]["sandboxes"] == 10
     assert control_plane.get("lease", node.name, "-n", "skerry-system")["spec"]["holderIdentity"].startswith(f"{node.name}/")
     control_plane.kubectl("delete", "sandboxnode", node.name)

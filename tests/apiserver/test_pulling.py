@@ -61,7 +61,7 @@ def apply(cluster, name, image, **spec: object):
     cluster.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
 
 
-def wait(cluster, name, reasons, *, seconds=30.0):
+def wait(cluster, name, reasons, *, seconds=90.0):
     """The condition ImageReady, once its reason is one of *reasons*."""
     deadline = time.monotonic() + seconds
     while True:
@@ -79,17 +79,17 @@ def events(cluster, name, reason):
 
 
 def remove(cluster, name):
-    cluster.plane.kubectl("delete", "sandbox", name, "--timeout=30s")
+    cluster.plane.kubectl("delete", "sandbox", name, "--timeout=120s")
 
 
 def test_a_pull_secret_opens(cluster, private):
     """Applied, pulled, running; Events tell of it; the status has the digest, and no file of the agent the password."""
     secret(cluster, "regcred", private.docker_config("alice", USERS["alice"]))
     apply(cluster, "good", f"{private.host}/team/app:1", imagePullSecrets=[{"name": "regcred"}])
-    cluster.plane.kubectl("wait", "sandbox/good", "--for=condition=Ready", "--timeout=60s")
+    cluster.plane.kubectl("wait", "sandbox/good", "--for=condition=Ready", "--timeout=120s")
     status = cluster.plane.get("sandbox", "good")["status"]
     assert status["image"]["digest"].startswith("sha256:")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not events(cluster, "good", "Pulled"):  # Events are sent behind the status
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -107,12 +107,12 @@ def test_what_is_here_is_private_still(cluster, private):
     image = f"{private.host}/team/app:1"
     secret(cluster, "regcred", private.docker_config("alice", USERS["alice"]))
     apply(cluster, "first", image, imagePullSecrets=[{"name": "regcred"}])
-    cluster.plane.kubectl("wait", "sandbox/first", "--for=condition=Ready", "--timeout=60s")
+    cluster.plane.kubectl("wait", "sandbox/first", "--for=condition=Ready", "--timeout=120s")
     apply(cluster, "thief", image)
     assert "answers 401 Unauthorized" in wait(cluster, "thief", {"ImagePullFailed"})["message"]
     secret(cluster, "bobs", private.docker_config("bob", USERS["bob"]))
     apply(cluster, "bob", image, imagePullSecrets=[{"name": "bobs"}])
-    cluster.plane.kubectl("wait", "sandbox/bob", "--for=condition=Ready", "--timeout=60s")
+    cluster.plane.kubectl("wait", "sandbox/bob", "--for=condition=Ready", "--timeout=120s")
     assert events(cluster, "bob", "Pulling") == []
     for name in ("first", "thief", "bob"):
         remove(cluster, name)
@@ -142,7 +142,7 @@ def test_each_failure_has_its_reason(cluster, private, name, image, secrets, say
     assert says in found["message"]
     assert found["status"] == "False"
     apply(cluster, f"{name}-other", "busybox")
-    cluster.plane.kubectl("wait", f"sandbox/{name}-other", "--for=condition=Ready", "--timeout=30s")
+    cluster.plane.kubectl("wait", f"sandbox/{name}-other", "--for=condition=Ready", "--timeout=120s")
     remove(cluster, name)
     remove(cluster, f"{name}-other")
 
@@ -156,7 +156,7 @@ def test_a_dead_registry_is_tried_again(cluster, private):
         assert "does not answer" in wait(cluster, "dead", {"ImagePullFailed"}, seconds=60)["message"]
     finally:
         private.start()
-    cluster.plane.kubectl("wait", "sandbox/dead", "--for=condition=Ready", "--timeout=60s")
+    cluster.plane.kubectl("wait", "sandbox/dead", "--for=condition=Ready", "--timeout=120s")
     remove(cluster, "dead")
 
 

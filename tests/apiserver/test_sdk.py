@@ -49,7 +49,7 @@ def test_examples_print_what_they_say(cluster, client, number):
     """As a program of its own, through KUBECONFIG; it leaves no sandbox."""
     environment = {**python_environment(), "KUBECONFIG": cluster.plane.kubeconfig}
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", _EXAMPLES[number]]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=90)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     if number == 1:  # two streams race
         done.stdout = "\n".join([*sorted(done.stdout.splitlines()[:-1], key=lambda line: (line[0] != "b", line)), *done.stdout.splitlines()[-1:], ""])
     assert (done.stdout, done.returncode) == (_EXPECTED[number], 0), done.stderr

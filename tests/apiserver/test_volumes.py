@@ -42,7 +42,7 @@ def test_a_secret_and_a_config_map_become_files(ledger, tmp_path):
         assert "spec.volumes[c].configMap: no ConfigMap settings in this namespace" in _ready(cluster)["message"]
         _config_map(cluster, "one")
         _secret(cluster, _WORD)
-        cluster.plane.kubectl("wait", "sandbox/v", "--for=condition=Ready", "--timeout=60s")
+        cluster.plane.kubectl("wait", "sandbox/v", "--for=condition=Ready", "--timeout=120s")
         root = f"/proc/{skerry.Client(agent.socket_path).inspect('v')['node']['pid']}/root"
         assert (_read(f"{root}/etc/settings/key"), _read(f"{root}/run/password/deep/word")) == ("one", _WORD)
         _config_map(cluster, "two")
@@ -50,7 +50,7 @@ def test_a_secret_and_a_config_map_become_files(ledger, tmp_path):
         found = subprocess.run(["grep", "-rl", _WORD, agent.place.state_dir, agent.log_path], capture_output=True, text=True, check=False)
         assert found.stdout == "", "it lies in memory only"
         assert _WORD not in json.dumps(cluster.plane.get("sandbox", "v")) + json.dumps(cluster.plane.get("events"))
-        cluster.plane.kubectl("delete", "sandbox", "v", "--timeout=30s")
+        cluster.plane.kubectl("delete", "sandbox", "v", "--timeout=120s")
 
 
 def _config_map(cluster, value):
@@ -79,7 +79,7 @@ def _read(path):
         return ""
 
 
-def _until(is_done, seconds=30.0):
+def _until(is_done, seconds=90.0):
     deadline = time.monotonic() + seconds
     while not is_done():
         assert time.monotonic() < deadline, "it did not happen"

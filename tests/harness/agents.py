@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -13,11 +12,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.harness import machine
+from tests.harness import claims, machine
 from tests.harness.processes import Process, ProcessFailed, tail
 
 _ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
-_READY_SECONDS = 30.0 * machine.PATIENCE
+_READY_SECONDS = 120.0 * machine.PATIENCE
 _IDS_PER_SLOT = 65_536
 _ID_BASE = 1_000_013_824 & ~0xFFFF  # the agent's own default
 
@@ -52,7 +51,7 @@ def make_place(index: int, directory: str, *, tag: str, count: int, flags: Seque
     """
     if not (0 <= index < count <= 16):
         raise ValueError(f"agent {index} of {count}")
-    mark, second = _find_free(tag[:2])
+    mark, second = claims.claim_mark(tag), claims.claim_range()
     return Place(
         node_name=f"{tag}-{index}",
         state_dir=os.path.join(directory, f"{tag}-{index}"),
@@ -65,16 +64,9 @@ def make_place(index: int, directory: str, *, tag: str, count: int, flags: Seque
     )
 
 
-def _find_free(prefix: str) -> tuple[str, int]:
-    """A mark of five characters, all that the agent takes from a bridge's name into its links', and a second byte for 10.x: both unused."""
-    with open("/proc/net/route", encoding="ascii") as file:
-        used = {line.split()[1] for line in file}
-    while True:
-        mark = prefix + "".join(secrets.choice("0123456789abcdefghijklmnopqrstuvwxyz") for _ in range(5 - len(prefix)))
-        second = 90 + secrets.randbelow(160)
-        is_routed = any(target.endswith(f"{second:02X}0A") for target in used)  # little-endian, in hexadecimal
-        if not is_routed and not os.path.exists(f"/run/skerry-{mark}"):
-            return mark, second
+def release_place(place: Place) -> None:
+    """Let others have its range of addresses; nothing may be left there."""
+    claims.release_range(int(place.address_range.split(".")[1]))
 
 
 class Agent:
@@ -141,6 +133,7 @@ class Agent:
         done = subprocess.run(command, env=python_environment(), check=False, capture_output=True, text=True)
         if done.returncode != 0:
             raise ProcessFailed(f"purge of {self.name}: {done.stderr.strip()[-1000:]}")
+        release_place(self.place)
 
     def _is_listening(self) -> bool:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

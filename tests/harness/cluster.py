@@ -24,7 +24,7 @@ from types import FrameType, TracebackType
 from typing import Self
 
 import skerry
-from tests.harness import images
+from tests.harness import identities, images
 from tests.harness.agents import Agent, make_place, python_environment, wait_for
 from tests.harness.controlplane import ControlPlane
 from tests.harness.gateways import Gateway
@@ -37,14 +37,16 @@ class Cluster:
     """One control plane, one operator, several agents. Each part can be killed and started by itself."""
 
     def __init__(
-        self, directory: str, plane: ControlPlane, *, agents: Sequence[Agent], operator_flags: Sequence[str], gateway_flags: Sequence[str]
-    ) -> None:
+        self, directory: str, plane: ControlPlane, *, keys: identities.Keys, agents: Sequence[Agent], operator_flags: Sequence[str],
+        gateway_flags: Sequence[str],
+    ) -> None:  # fmt: skip
         self.directory = directory
         self.plane = plane
         self.agents = tuple(agents)
+        self._keys = keys
         self._operator_flags = tuple(operator_flags)
         self._operator: Process | None = None
-        self.gateway = Gateway(plane, directory, namespace=SYSTEM_NAMESPACE, flags=gateway_flags)
+        self.gateway = Gateway(plane, directory, namespace=SYSTEM_NAMESPACE, kubeconfig=keys.gateway, flags=gateway_flags)
         self.operator_log_path = os.path.join(directory, "operator.log")
 
     @classmethod
@@ -59,8 +61,16 @@ class Cluster:
         say("starting etcd and kube-apiserver")
         plane = ControlPlane.start(os.path.join(directory, "plane"), fsync=fsync)
         places = [make_place(n, directory, tag=tag, count=agents, flags=agent_flags) for n in range(agents)]
-        nodes = [Agent(place, kubeconfig=plane.kubeconfig, log_path=os.path.join(directory, f"agent-{place.node_name}.log")) for place in places]
-        cluster = cls(directory, plane, agents=nodes, operator_flags=operator_flags, gateway_flags=gateway_flags)
+        try:
+            keys = identities.establish(plane, namespace=SYSTEM_NAMESPACE, nodes=[place.node_name for place in places])
+        except BaseException:
+            plane.stop()
+            raise
+        nodes = [
+            Agent(place, kubeconfig=keys.agents[place.node_name], log_path=os.path.join(directory, f"agent-{place.node_name}.log"))
+            for place in places
+        ]
+        cluster = cls(directory, plane, keys=keys, agents=nodes, operator_flags=operator_flags, gateway_flags=gateway_flags)
         try:
             cluster._fill(say)
         except BaseException:
@@ -87,7 +97,7 @@ class Cluster:
 
     def start_operator(self) -> None:
         """Start the operator; returns at once."""
-        flags = [f"--kubeconfig={self.plane.kubeconfig}", f"--system-namespace={SYSTEM_NAMESPACE}", "--identity=operator", *self._operator_flags]
+        flags = [f"--kubeconfig={self._keys.operator}", f"--system-namespace={SYSTEM_NAMESPACE}", "--identity=operator", *self._operator_flags]
         self._operator = Process(
             [sys.executable, "-m", "skerry_operator", *flags],
             log_path=self.operator_log_path, env=python_environment(),
@@ -123,7 +133,6 @@ class Cluster:
     def _fill(self, say: Callable[[str], None]) -> None:
         say("applying crds/")
         self.plane.apply_crds()
-        self.plane.kubectl("create", "namespace", SYSTEM_NAMESPACE)
         say(f"starting the operator, the gateway and {len(self.agents)} agent(s)")
         self.start_operator()
         self.gateway.start()

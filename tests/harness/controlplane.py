@@ -12,9 +12,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import secrets
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -28,17 +28,26 @@ from typing import Any, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.harness import aggregation, assets
+from tests.harness import aggregation, assets, claims
 from tests.harness.etcd import Etcd
 from tests.harness.processes import Process, ProcessFailed
 
 CRDS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "crds")
-_READY_SECONDS = 60.0  # 3 s on an idle machine with two cores
+_READY_SECONDS = 180.0  # 3 s on an idle machine with two cores
+_CONNECTS = 6  # of 10 s each
+_UNHEARD = re.compile(r"TLS handshake timeout|dial tcp \S+ i/o timeout")
+"""How kubectl says that a busy machine has kept it from being heard at all, so that asking again does nothing twice."""
 _ISSUER = "https://kubernetes.default.svc"
 
 
 class ControlPlane:
     """etcd and kube-apiserver with their data in one directory; both die with this process and are waited for by `stop`."""
+
+    address = "127.0.0.1"
+    service_range = "10.0.0.0/24"
+    fixed_port: int | None = None
+    more_flags: tuple[str, ...] = ()
+    """Of kube-apiserver."""
 
     def __init__(self, directory: str, *, programs: assets.Assets, fsync: bool) -> None:
         self.directory = directory
@@ -47,10 +56,11 @@ class ControlPlane:
         self._programs = programs
         self._fsync = fsync
         self.token = secrets.token_hex(16)
-        client_port, peer_port, self._port = free_ports(3)
+        client_port, peer_port, port = (claims.claim_port() for _ in range(3))
+        self._port = self.fixed_port or port
         self._peer = f"http://127.0.0.1:{peer_port}"
         self.etcd_endpoint = f"http://127.0.0.1:{client_port}"
-        self.url = f"https://127.0.0.1:{self._port}"
+        self.url = f"https://{self.address}:{self._port}"
         self.etcd = Etcd(self.etcd_endpoint)
         self._processes: dict[str, Process] = {}
 
@@ -113,7 +123,10 @@ class ControlPlane:
     def kubectl(self, *args: str, input: str | None = None, check: bool = True) -> subprocess.CompletedProcess[str]:  # noqa: A002 - subprocess's word
         """Run kubectl as the cluster's admin; *input* is its standard input. Raises ProcessFailed with its words when *check*."""
         command = [self._programs.kubectl, "--kubeconfig", self.kubeconfig, *args]
-        done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, env=self._environment())
+        for _ in range(_CONNECTS):
+            done = subprocess.run(command, input=input, capture_output=True, text=True, check=False, env=self._environment())
+            if done.returncode == 0 or not check or not _UNHEARD.search(done.stderr):
+                break
         if check and done.returncode != 0:
             raise ProcessFailed(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
         return done
@@ -126,21 +139,22 @@ class ControlPlane:
         """The body of a GET as admin, without kubectl's half second. Raises urllib.error.URLError, of which HTTPError is one."""
         headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
         request = urllib.request.Request(self.url + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=5, context=self._tls) as answer:
+        with urllib.request.urlopen(request, timeout=30, context=self._tls) as answer:
             return bytes(answer.read())
 
     def apply_crds(self) -> None:
         """Apply crds/ and wait until each is served."""
         self.kubectl("apply", "--server-side", "-f", CRDS)
-        self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRDS)
+        self.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", CRDS)
         for row in self.get("-f", CRDS)["items"]:  # established is not yet served: for a moment a list answers 429
             path = f"/apis/{row['spec']['group']}/{row['spec']['versions'][0]['name']}/{row['spec']['names']['plural']}"
             self._wait(path, lambda path=path: bool(self.read(path)))  # type: ignore[misc]
 
-    def account_kubeconfig(self, namespace: str, account: str) -> str:
-        """Path of a kubeconfig with a token of this ServiceAccount, for tests of RBAC."""
-        token = self.kubectl("create", "token", account, "-n", namespace, "--duration=1h").stdout.strip()
-        path = os.path.join(self.directory, f"kubeconfig-{namespace}-{account}")
+    def account_kubeconfig(self, namespace: str, account: str, *, pod: str | None = None) -> str:
+        """Path of a kubeconfig with a token of this ServiceAccount; bound to *pod*, it names the pod's node."""
+        bound = () if pod is None else ("--bound-object-kind=Pod", f"--bound-object-name={pod}")
+        token = self.kubectl("create", "token", account, "-n", namespace, "--duration=24h", *bound).stdout.strip()
+        path = os.path.join(self.directory, f"kubeconfig-{namespace}-{pod or account}")
         self._write_kubeconfig(path, token=token)
         return path
 
@@ -170,13 +184,13 @@ class ControlPlane:
     def _apiserver_flags(self) -> list[str]:
         key = f"{self.directory}/service-account.key"
         return [
-            f"--etcd-servers={self.etcd_endpoint}", "--bind-address=127.0.0.1", f"--secure-port={self._port}",
-            "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",  # a loopback address is no Endpoint
-            f"--cert-dir={self.directory}/certificates", "--service-cluster-ip-range=10.0.0.0/24",
+            f"--etcd-servers={self.etcd_endpoint}", f"--bind-address={self.address}", f"--secure-port={self._port}",
+            f"--advertise-address={self.address}", "--endpoint-reconciler-type=none",  # a loopback address is no Endpoint
+            f"--cert-dir={self.directory}/certificates", f"--service-cluster-ip-range={self.service_range}",
             f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}", f"--service-account-issuer={_ISSUER}",
-            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC",
+            f"--token-auth-file={self.directory}/tokens.csv", "--authorization-mode=Node,RBAC", "--allow-privileged=true",
             "--etcd-compaction-interval=0",  # so that writes_since reaches back
-            *aggregation.apiserver_flags(self.directory),
+            *aggregation.apiserver_flags(self.directory), *self.more_flags,
         ]  # fmt: skip
 
     def _write_files(self) -> None:
@@ -224,12 +238,3 @@ class ControlPlane:
     @functools.cached_property
     def _tls(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=self.ca_path)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody held a moment ago."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in sockets]
-    for server in sockets:
-        server.close()
-    return ports

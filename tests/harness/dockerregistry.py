@@ -8,7 +8,6 @@ import ctypes
 import json
 import os
 import shutil
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tests.harness import claims
 from tests.harness.processes import Process
 
 USER, PASSWORD = "alice", "correct horse"
@@ -41,9 +41,7 @@ def served(directory: str, *, has_password: bool = False) -> Iterator[Served]:
     binary = shutil.which("docker-registry")
     assert binary is not None, "apt-get install docker-registry"
     os.makedirs(directory, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = claims.claim_port()
     config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "warn"},
@@ -75,7 +73,7 @@ def _hash(password: str) -> str:
 
 
 def _wait(process: Process, port: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.is_running:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=1).close()

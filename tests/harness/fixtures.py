@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.harness import claims
 from tests.harness import ledger as books
 
 
 @pytest.fixture(scope="session")
 def ledger_scope(tmp_path_factory: pytest.TempPathFactory) -> books.Scope:
     """What is this session's own on the machine."""
+    claims.open_all()
     return books.Scope(roots=(str(tmp_path_factory.getbasetemp()),))
 
 

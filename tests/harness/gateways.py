@@ -8,23 +8,23 @@ import time
 import urllib.error
 from collections.abc import Sequence
 
-from tests.harness import aggregation
+from tests.harness import aggregation, claims
 from tests.harness.agents import python_environment
-from tests.harness.controlplane import ControlPlane, free_ports
+from tests.harness.controlplane import ControlPlane
 from tests.harness.processes import Process, ProcessFailed, tail
 
-_READY_SECONDS = 40.0
+_READY_SECONDS = 120.0
 
 
 class Gateway:
     """`skerry-gateway` behind *plane*; its port is its own and stays."""
 
-    def __init__(self, plane: ControlPlane, directory: str, *, namespace: str, flags: Sequence[str] = ()) -> None:
+    def __init__(self, plane: ControlPlane, directory: str, *, namespace: str, kubeconfig: str | None = None, flags: Sequence[str] = ()) -> None:
         self.plane = plane
-        self.port = free_ports(1)[0]
+        self.port = claims.claim_port()
         self.log_path = os.path.join(directory, "gateway.log")
         self._namespace = namespace
-        self._flags = [f"--kubeconfig={plane.kubeconfig}", f"--system-namespace={namespace}", f"--listen=127.0.0.1:{self.port}", *flags]
+        self._flags = [f"--kubeconfig={kubeconfig or plane.kubeconfig}", f"--system-namespace={namespace}", f"--listen=127.0.0.1:{self.port}", *flags]
         self._process: Process | None = None
 
     def start(self) -> None:

@@ -1,7 +1,8 @@
 """The books of the machine: what carries our name in the kernel and on disk, before a test and after it.
 
-Only what is ours counts, for a machine is busy with other things: names with `skerry`, links with `sk`, paths below the session's own
-temporary directory, and what processes of this session hold; less what a neighbour's agent owns (neighbours.py).
+Only what is ours counts, for a machine is busy with other things, and sessions run side by side: names with a mark that this session has
+claimed (claims.py), the names that an agent without flags takes, unless a neighbour's does (neighbours.py), paths below the session's own
+temporary directory, and what its processes hold.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from tests.harness import machine, neighbours, subreaper
+from tests.harness import claims, machine, neighbours, subreaper
 
-PATIENCE_SECONDS = 5.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
+PATIENCE_SECONDS = 30.0 * machine.PATIENCE  # namespaces, and the links and mounts in them, vanish in a kernel worker some time after their last user
 _FILE = re.compile(r"skerry|^sk[-_.\d]")
 _PLACES = ("/run", "/run/netns", "/var/lib", "/tmp")
+_HELD = frozenset({"network namespace", "process", "open file"})
+"""Kinds that are found from our processes, so that no name need tell whose they are."""
 _OBJECT = ("table", "chain", "rule", "set", "map", "element")
 
 
@@ -33,8 +36,8 @@ class Scope:
     pid: int = field(default_factory=subreaper.root_pid)
 
     def is_ours(self, text: str) -> bool:
-        """Whether a path or a name is ours."""
-        return "skerry" in text or any(root in text for root in self.roots)
+        """Whether a path or a name is ours, or of someone who names things as we do."""
+        return "skerry" in text or any(f"{root}/" in text for root in self.roots)
 
 
 Snapshot = Mapping[str, Counter[str]]
@@ -57,7 +60,12 @@ def snapshot(scope: Scope) -> Snapshot:
     }
     found = {kind: list(read()) for kind, read in kinds.items()}
     theirs = neighbours.learn(lambda: _descendants(scope.pid) | {scope.pid})
-    return {kind: Counter(line for line in lines if not neighbours.is_theirs(line, theirs)) for kind, lines in found.items()}
+    own = (*(mark for mark, root in claims.read_marks().items() if root == scope.pid), *(f"{root}/" for root in scope.roots))
+
+    def counts(kind: str, line: str) -> bool:
+        return kind in _HELD or any(part in line for part in own) or (neighbours.is_default(line) and not neighbours.is_theirs(line, theirs))
+
+    return {kind: Counter(line for line in lines if counts(kind, line)) for kind, lines in found.items()}
 
 
 def diff(before: Snapshot, after: Snapshot) -> list[str]:

@@ -26,6 +26,11 @@ def learn(find_ours: Callable[[], set[int]]) -> frozenset[str]:
     return frozenset(_known)
 
 
+def is_default(text: str) -> bool:
+    """Whether a name in *text* is one that an agent without flags takes: what it makes where it forgets its flags."""
+    return not _names(text).isdisjoint(_DEFAULTS)
+
+
 def _read_names(pid: str) -> set[str]:
     """What a process says it owns: an agent and a keeper by every name, another (a virtual machine of tests) by its directories."""
     try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from tests.harness.agents import python_environment
 from tests.harness.cluster import Cluster
 
-_SECONDS = 180
+_SECONDS = 300
 
 
 def environment(cluster: Cluster) -> dict[str, str]:

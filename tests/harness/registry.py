@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 import yaml
 
-from tests.harness import tokens
+from tests.harness import claims, tokens
 from tests.harness.agents import wait_for
 from tests.harness.processes import Process
 
@@ -28,7 +28,7 @@ class Registry:
         self.directory = directory
         self.users = dict(users or {})
         self.tls = tls
-        self.port = _free_port()
+        self.port = claims.claim_port()
         self.token_server = token_server
         self._process: Process | None = None
         os.makedirs(directory, exist_ok=True)
@@ -132,9 +132,3 @@ def write_hosts(directory: str, host: str, text: str) -> str:
 
 def _run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,7 +13,7 @@ from typing import Any
 
 import skerry
 from tests.harness import machine
-from tests.harness.agents import Place, make_place, python_environment, wait_for
+from tests.harness.agents import Place, make_place, python_environment, release_place, wait_for
 from tests.harness.processes import Process
 
 
@@ -76,7 +76,7 @@ class Standalone:
         self.create(name, *command, **spec)
         return self.wait(name, lambda found: ready_reason(found) not in {"", "Starting"})
 
-    def wait(self, name: str, is_done: Callable[[Any], bool], *, seconds: float = 15.0 * machine.PATIENCE) -> Any:
+    def wait(self, name: str, is_done: Callable[[Any], bool], *, seconds: float = 60.0 * machine.PATIENCE) -> Any:
         """Wait for a state of a sandbox; its object comes back."""
         deadline = time.monotonic() + seconds
         while True:
@@ -121,7 +121,7 @@ class Standalone:
     def remove(self, name: str) -> None:
         """Delete it and wait until it is gone."""
         self.client.delete(name)
-        deadline = time.monotonic() + 15 * machine.PATIENCE
+        deadline = time.monotonic() + 60 * machine.PATIENCE
         while any(each.metadata.name == name for each in self.client.list()):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is not gone")
@@ -139,7 +139,7 @@ def _is_keeper(pid: int, run_dir: bytes) -> bool:
         return False
 
 
-def until(is_done: Callable[[], bool], *, seconds: float = 15.0 * machine.PATIENCE) -> None:
+def until(is_done: Callable[[], bool], *, seconds: float = 60.0 * machine.PATIENCE) -> None:
     """Wait for a state of the world. Raises TimeoutError."""
     deadline = time.monotonic() + seconds
     while not is_done():
@@ -165,3 +165,4 @@ def running(directory: str, *, tag: str, flags: tuple[str, ...] = ()) -> Iterato
     finally:
         agent.stop()
         agent.purge()
+        release_place(place)

@@ -3,6 +3,9 @@
 The first process of a container is often no init (the one of our CI machines leaves zombies for seconds), and a test that waits for a dead
 process's pid to vanish would wait with it. Reaping inside pytest itself would steal the exit codes of its own children; so pytest goes on in
 a child, and the process that was started stays above it as subreaper and nothing else.
+
+`python -m tests.harness.subreaper ARGUMENTS` is python with these arguments below such a process: how lanes.py starts pytest's workers, whose
+threads run before any conftest could fork.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 from types import FrameType
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
+_ROOT = "SKERRY_TEST_ROOT"
 _root: list[int] = []
 
 
@@ -24,6 +29,11 @@ def adopt_orphans() -> None:
     The parent tells the child to end when it is told, ends as the child ends, and exits with its code.
     """
     if _root:
+        return
+    given = os.environ.pop(_ROOT, None)
+    if given is not None and int(given) == os.getppid():
+        signal.signal(signal.SIGTERM, _interrupt)
+        _root.append(int(given))
         return
     parent = os.getpid()
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -66,6 +76,25 @@ def _reap_until(child: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
+def main() -> None:
+    """Start python with our arguments below this process, and end as it ends."""
+    parent = os.getpid()
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    child = os.fork()
+    if child:
+        os.close(0)  # the child's alone: whoever waits for the end of its output waits for nobody else
+        os.close(1)
+        _reap_until(child)
+    _prctl(_PR_SET_CHILD_SUBREAPER, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.environ[_ROOT] = str(parent)
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+
+
 def _prctl(option: int, argument: int) -> None:
     if _libc.prctl(option, argument, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), f"prctl {option}")
+
+
+if __name__ == "__main__":
+    main()

@@ -13,14 +13,6 @@ if os.geteuid() == 0:
     subreaper.adopt_orphans()  # here, before any test starts a thread
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before any fixture, which may be what the virtual machine lacks."""
-    host = item.get_closest_marker("host")
-    if host is not None and "SKERRY_VM" in os.environ:
-        pytest.skip(f"not in the virtual machine: {host.args[0]}")
-
-
 @pytest.fixture(autouse=True)
 def _nothing_stays(request: pytest.FixtureRequest) -> Snapshot:
     if os.geteuid() != 0:

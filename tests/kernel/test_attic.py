@@ -53,6 +53,7 @@ def test_without_the_attic_it_is_unknown_and_said_so(node):
     assert node.output("x") == "first\n"
 
 
+@pytest.mark.host("who starts whom does not depend on the kernel")
 def test_a_dead_attic_is_replaced_with_the_keeper(node):
     """Nobody misses it; the next keeper starts another, and puts what lives there."""
     first = find_attic(node)
@@ -66,6 +67,7 @@ def test_a_dead_attic_is_replaced_with_the_keeper(node):
     assert node.output("x") == "first\nlast\n"
 
 
+@pytest.mark.host("what the attic keeps is its own book-keeping")
 def test_what_is_over_is_not_kept(node):
     """With the sandbox its descriptors go: the attic holds as many as before the first."""
     attic = find_attic(node)

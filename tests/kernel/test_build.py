@@ -42,6 +42,7 @@ def test_a_built_image_runs_at_once(node, tmp_path):
         assert node.output("app") == "hello world alice\nalice\nalice\n"
 
 
+@pytest.mark.host("the builder's words and its cache do not depend on the kernel")
 def test_a_failing_run_ends_the_build_with_its_code(node, tmp_path):
     """The program's exit code is ours, the line is named, no image appears, and what was done before is in the cache."""
     context = clibuilds.write(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo first > /first\nRUN echo gone wrong >&2; exit 37\n"})
@@ -54,6 +55,7 @@ def test_a_failing_run_ends_the_build_with_its_code(node, tmp_path):
     assert again.stderr.count("--> cached") == 1
 
 
+@pytest.mark.host("the builder's words do not depend on the kernel")
 @pytest.mark.parametrize(
     ("dockerfile", "code", "words"),
     [
@@ -99,6 +101,7 @@ def test_network_on_demand(node, tmp_path):
     assert second.stderr.count("\n2\n") == 2
 
 
+@pytest.mark.host("the bytes of a layer do not depend on the kernel")
 def test_two_builds_one_digest(node, tmp_path):
     """With SOURCE_DATE_EPOCH, RUN included, without the cache."""
     dockerfile = "FROM busybox\nWORKDIR /w\nCOPY a b\nRUN mkdir d && echo x > d/f && ln d/f d/g && rm /etc/lower-file\nRUN chown 5:6 d/f && touch b\n"
@@ -109,6 +112,7 @@ def test_two_builds_one_digest(node, tmp_path):
     assert clibuilds.build(node, context, "-q", "--no-cache").stdout != found[0].stdout
 
 
+@pytest.mark.host("what is recorded does not depend on the kernel")
 def test_no_argument_is_told(node, tmp_path):
     """A build argument stands in no config, no history, no log and no record, unless a RUN writes it down."""
     secret = "s3cr3t-" + os.urandom(8).hex()
@@ -120,6 +124,7 @@ def test_no_argument_is_told(node, tmp_path):
     assert (found.returncode, found.stdout) == (1, b"")
 
 
+@pytest.mark.host("a connection that ends does not depend on the kernel")
 def test_a_client_that_goes_takes_its_build_along(node, tmp_path):
     """The sandbox of a RUN is gone soon after its client, and the ledger says that nothing stayed."""
     context = clibuilds.write(tmp_path, {"Dockerfile": "FROM busybox\nRUN echo started; sleep 1000\n"})

@@ -14,6 +14,8 @@ import pytest
 from skerry import building
 from tests.harness import buildah, images, standalone
 
+pytestmark = pytest.mark.host("buildah is not there, and what a Dockerfile means does not depend on the kernel")
+
 if shutil.which("buildah") is None:
     pytest.skip("needs buildah", allow_module_level=True)
 

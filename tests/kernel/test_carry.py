@@ -83,6 +83,7 @@ def test_what_others_saved_is_imported(node, tmp_path):
         assert node.output("theirs") == "added\n"
 
 
+@pytest.mark.host("records of images do not depend on the kernel")
 def test_names_come_and_go(node):
     """A tag shares everything; the image stays until its last name goes."""
     assert skerry(node, "image", "tag", "configured:1", "example.com/a/b:2").stdout == b"example.com/a/b:2\n"
@@ -95,6 +96,7 @@ def test_names_come_and_go(node):
     assert (done.returncode, b"skerry image ls" in done.stderr) == (125, True)
 
 
+@pytest.mark.host("records of images do not depend on the kernel")
 def test_history_and_inspect_tell_what_is_there(node):
     """Layers with their sizes and files, shared ones marked; the config as it came."""
     image = node.client.inspect_image("configured:1")
@@ -106,6 +108,7 @@ def test_history_and_inspect_tell_what_is_there(node):
     assert json.loads(skerry(node, "image", "inspect", "configured:1").stdout) == image
 
 
+@pytest.mark.host("records of images do not depend on the kernel")
 def test_prune_spares_what_is_used(node):
     """A dry run removes nothing; without a terminal it has to be told; a stopped sandbox keeps its image."""
     with node.sandbox("user", "true"):
@@ -121,6 +124,7 @@ def test_prune_spares_what_is_used(node):
     assert node.client.images() == ()
 
 
+@pytest.mark.host("archives of images do not depend on the kernel")
 def test_what_is_not_kept_is_not_half_saved(ledger, tmp_path):
     """An agent that keeps no blobs says so, and no file appears."""
     with standalone.running(str(tmp_path), tag="k7", flags=("--keep-blobs=none",)) as node:
@@ -191,6 +195,7 @@ def wait_for_output(node, name, text):
     node.wait(name, lambda _: text in node.output(name))
 
 
+@pytest.mark.host("skopeo is not there; test_diffing.py reads writable layers of this kernel")
 def test_a_committed_sandbox_is_an_image(node, tmp_path):
     """It runs with what was changed, shares the layers below, is read by others, and committed again from the same tree has the same layer."""
     with node.sandbox("a", "sh", "-c", WORK, image="configured:1", user="0"):
@@ -222,6 +227,7 @@ def test_a_committed_sandbox_is_an_image(node, tmp_path):
     assert (tmp_path / "bundle/rootfs/srv/new/same").stat().st_nlink == 2
 
 
+@pytest.mark.host("records of images do not depend on the kernel")
 def test_a_sandbox_that_changed_nothing_is_committed(node):
     """Only the config is new: no layer comes to it."""
     with node.sandbox("a", "true", image="configured:1"):
@@ -232,6 +238,7 @@ def test_a_sandbox_that_changed_nothing_is_committed(node):
     assert (len(image["layers"]), image["config"]["WorkingDir"]) == (2, "/etc")
 
 
+@pytest.mark.host("the words of a refusal do not depend on the kernel")
 @pytest.mark.parametrize(
     ("reference", "changes", "problem"),
     [
@@ -254,6 +261,7 @@ def test_a_commit_that_makes_no_sense_is_refused(node, reference, changes, probl
     assert len(node.client.images()) == 2
 
 
+@pytest.mark.host("docker-registry and skopeo are not there")
 def test_a_pushed_image_is_read_by_others(node, tmp_path):
     """From Debian's registry skopeo reads the same digest and layers, and it is pulled, pushed and saved again without its blobs being kept."""
     with dockerregistry.served(str(tmp_path / "registry")) as first, dockerregistry.served(str(tmp_path / "second")) as second:
@@ -278,6 +286,7 @@ def test_a_pushed_image_is_read_by_others(node, tmp_path):
     assert (done.returncode, b"--keep-blobs" in done.stderr, (tmp_path / "again.tar").exists()) == (125, True, False)
 
 
+@pytest.mark.host("docker-registry is not there")
 def test_a_push_needs_its_password(node, tmp_path):
     """Basic authentication, from a Docker config; without it a refusal that says so."""
     with dockerregistry.served(str(tmp_path / "registry"), has_password=True) as registry:

@@ -14,6 +14,7 @@ import pytest
 
 from skerry_node.cgroup import group, hierarchy, stats
 from skerry_node.model import Limits
+from tests.harness import claims
 
 UID = "00000000-0000-0000-0000-0000000000cc"
 MIB = 1 << 20
@@ -23,7 +24,7 @@ HOG = "kept = [b'x' * (1 << 20)]\nwhile True: kept.append(kept[0] + b'y')\n"
 
 @pytest.fixture
 def parent() -> Iterator[group.Parent]:
-    hierarchies, name = hierarchy.detect(), f"skerry-test-{os.getpid()}"
+    hierarchies, name = hierarchy.detect(), f"skerry-{claims.claim_mark('cg')}"
     hierarchy.ensure_parent(hierarchies, name)
     yield group.Parent(hierarchies, name)
     hierarchy.remove_parent(hierarchies, name)
@@ -47,7 +48,7 @@ def _is_removed(made: group.Group) -> bool:
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -36,6 +36,7 @@ def opened(node):
     node.client.exec("box", ["rm", "-rf", "/root/t", "/root/back"])
 
 
+@pytest.mark.host("10,000 files take minutes emulated; the others pass by the same calls")
 def test_a_tree_of_many_files_goes_both_ways(opened, tmp_path):
     """10,000 files: content, modes, owners, times to the nanosecond, hard and soft links are equal when they come back."""
     tree = tmp_path / "tree"
@@ -77,6 +78,7 @@ def test_a_sparse_file_of_a_gigabyte_goes_both_ways(node, opened, tmp_path):
     assert _hash(tmp_path / "gnu" / "t") == _hash(path)
 
 
+@pytest.mark.host("the format of an archive does not depend on the kernel")
 def test_what_gnu_tar_writes_is_taken(node, opened, tmp_path):
     """A tar from elsewhere, with long names and sparse files of both kinds of header that GNU tar has now."""
     tree = tmp_path / "t"
@@ -190,6 +192,7 @@ def _hash(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@pytest.mark.host("the command line does not depend on the kernel")
 def test_the_command_line_forwards_a_port(node):
     """`skerry port-forward`: what connects here talks to what listens inside."""
     node.client.start_exec("box", ["nc", "-ll", "-p", "7002", "-e", "cat"])

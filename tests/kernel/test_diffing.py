@@ -126,6 +126,7 @@ def test_the_layers_merge_to_what_overlay_merged(tmp_path):
     assert {name: (seen[name], expected[name]) for name in seen if seen[name] != expected[name]} == {}
 
 
+@pytest.mark.host("the bytes of a layer do not depend on the kernel")
 def test_the_same_tree_gives_the_same_bytes(tmp_path):
     """In whatever order it was made, and however its holes lie on the disk."""
     names = [b"b", b"a", b"c/z", b"c/y", b"ab", b"\xff"]
@@ -148,6 +149,7 @@ def test_the_same_tree_gives_the_same_bytes(tmp_path):
     assert list(entries_of(layers[0])) == [b"a", b"ab", b"b", b"c/", b"c/y", b"c/z", b"\xff"]
 
 
+@pytest.mark.host("arithmetic does not depend on the kernel")
 def test_owners_and_times_are_those_inside(tmp_path):
     """Host ids become the sandbox's; those of nobody there become nobody; times are clamped, never raised."""
     for name, owner, seconds in (("root", ID_BASE, 50), ("last", ID_BASE + 65_535, 100), ("host", 0, 101), ("other", ID_BASE + 65_536, 10**9)):
@@ -176,6 +178,7 @@ def test_attributes_of_users_pass_and_no_others(tmp_path):
     assert done.dropped == [(b"file", "its attribute has '=' in the name")]
 
 
+@pytest.mark.host("what is left out is decided by name and type")
 def test_what_has_no_place_in_a_layer_is_told(tmp_path):
     """Devices, sockets and names that would hide others are left out, by name and reason."""
     os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
@@ -191,6 +194,7 @@ def test_what_has_no_place_in_a_layer_is_told(tmp_path):
     assert {path for path, _ in done.dropped} == {b"null", b"disk", b".wh.passwd", b".wh..wh..opq", b"sock"}
 
 
+@pytest.mark.host("the format of a layer does not depend on the kernel")
 def test_a_root_of_its_own_kind_is_written(tmp_path):
     """The image's root is 0755 and root's; only another one is told."""
     os.chmod(tmp_path, 0o755)
@@ -220,6 +224,7 @@ def test_a_mount_below_is_passed_over(tmp_path):
         subprocess.run(["umount", str(tree / "mnt")], check=True)
 
 
+@pytest.mark.host("our own bounds do not depend on the kernel")
 def test_a_deep_tree_is_refused_and_nothing_stays_open(tmp_path):
     """Bounded, with a sentence; the ledger compares the open files."""
     directory = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)

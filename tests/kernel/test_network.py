@@ -13,14 +13,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from skerry_api import egress
 from skerry_node.keeper import link, wire
-from skerry_node.network import bridge, nat
+from skerry_node.network import bridge, firewall, ranges, ruleset
+from tests.harness import claims
 
-NETWORK = ipaddress.IPv4Network("10.253.77.0/28")
-OTHER_NETWORK = ipaddress.IPv4Network("10.253.78.0/28")
-OUTSIDE = "10.253.79.2"
+SECOND = claims.claim_range()
+NETWORK = ipaddress.IPv4Network(f"10.{SECOND}.77.0/28")
+OTHER_NETWORK = ipaddress.IPv4Network(f"10.{SECOND}.78.0/28")
+OUTSIDE = f"10.{SECOND}.79.2"
 GATEWAY = NETWORK[1]
-BRIDGE = f"skt{os.getpid() % 100_000}"
+MARK = claims.claim_mark("nw")
+BRIDGE = f"skerry{MARK}"
+LAYOUT = ruleset.Layout(BRIDGE, f"sk{MARK}-", (NETWORK,), (GATEWAY,), ranges.make_ranges(sandboxes=[NETWORK]))
+POLICY = egress.parse_egress({"egress": {"allow": [{"cidr": f"10.{SECOND}.79.0/29"}]}})
+"""Private ranges are closed; the one that plays the outside is allowed."""
 
 INSIDE = """
 import socket, sys
@@ -83,9 +90,11 @@ class Net:
 
     def __init__(self, index: int) -> None:
         self.index = index
+        self.firewall = firewall.Firewall(BRIDGE, port_of=port_of, slot_of=slot_of)
         self.made: list[Namespace] = []
 
     def join(self, slot: int, *, isolated: bool = True) -> Namespace:
+        self.firewall.ensure(slot, POLICY)
         inside = Namespace()
         self.made.append(inside)
         address = NETWORK[slot]
@@ -98,30 +107,40 @@ class Net:
 
 
 def port(slot: int) -> str:
-    return f"{BRIDGE}-{slot}"
+    return f"sk{MARK}-{slot}"
+
+
+def port_of(slot: int) -> firewall.Port:
+    mac = "02:58:" + ":".join(f"{byte:02x}" for byte in NETWORK[slot].packed)
+    return firewall.Port(slot, port(slot), mac, (NETWORK[slot],))
+
+
+def slot_of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int | None:
+    return int(address) - int(NETWORK[0]) if address in NETWORK else None
 
 
 @pytest.fixture
 def net() -> Iterator[Net]:
-    nat.ensure_rules(BRIDGE, NETWORK)
+    ruleset.ensure_rules(LAYOUT)
     found = Net(bridge.ensure_bridge(BRIDGE, network=NETWORK, gateway=GATEWAY))
     yield found
     for inside in found.made:
         inside.close()
+    found.firewall.close()
     bridge.remove_bridge(BRIDGE)
-    nat.remove_rules(BRIDGE)
+    ruleset.remove_rules(BRIDGE)
 
 
 @pytest.fixture
 def outside(net: Net) -> Iterator[Namespace]:
     """A host beyond this one: it knows no way back to the sandboxes' range."""
     inside = Namespace()
-    name = f"{BRIDGE}-out"
+    name = f"sk{MARK}-out"
     try:
         with link.Rtnl() as rtnl:
             rtnl.create_veth(name, peer_netns_fd=inside.fd, master_index=0, mac="02:58:00:00:00:01", isolated=False)
-        subprocess.run(["ip", "address", "add", "10.253.79.1/29", "dev", name], check=True)
-        wanted = wire.Link(host_name="", bridge_index=0, mac="", address=OUTSIDE, prefix=29, gateway="10.253.79.4")
+        subprocess.run(["ip", "address", "add", f"10.{SECOND}.79.1/29", "dev", name], check=True)
+        wanted = wire.Link(host_name="", bridge_index=0, mac="", address=OUTSIDE, prefix=29, gateway=f"10.{SECOND}.79.4")
         inside.do(f"link.configure_inside(wire.{wanted!r})")
         yield inside
     finally:
@@ -156,8 +175,8 @@ def test_without_a_link_there_is_loopback_only(net: Net):
 @pytest.mark.parametrize("isolated", [pytest.param(True, id="isolated"), pytest.param(False, id="control: not isolated")])
 def test_neighbours_do_not_reach_each_other(net: Net, *, isolated: bool):
     """By the ports alone: the rules, which see bridged frames only where br_netfilter is loaded, are taken away."""
-    nat.remove_rules(BRIDGE)
     first, second = net.join(2, isolated=isolated), net.join(3, isolated=isolated)
+    ruleset.remove_rules(BRIDGE)
     second.do("listen('0.0.0.0', 80)")
     assert first.do(f"connects('{NETWORK[3]}', 80)") == str(not isolated)
 
@@ -168,7 +187,7 @@ def test_the_host_is_closed_to_sandboxes_and_open_to_nothing_new(net: Net):
     with socket.create_server((str(GATEWAY), 0)) as server:
         where = f"connects('{GATEWAY}', {server.getsockname()[1]})"
         assert inside.do(where) == "False"
-        nat.remove_rules(BRIDGE)
+        ruleset.remove_rules(BRIDGE)
         assert inside.do(where) == "True"
 
 
@@ -185,8 +204,8 @@ def test_what_leaves_carries_the_hosts_address(net: Net, outside: Namespace):
     inside = net.join(2)
     outside.do("listen('0.0.0.0', 80)")
     assert inside.do(f"connects('{OUTSIDE}', 80)") == "True"
-    assert outside.do("accept_from()") == "10.253.79.1"
-    nat.remove_rules(BRIDGE)
+    assert outside.do("accept_from()") == f"10.{SECOND}.79.1"
+    ruleset.remove_rules(BRIDGE)
     assert inside.do(f"connects('{OUTSIDE}', 80)") == "False"
 
 
@@ -197,7 +216,7 @@ def test_a_link_goes_with_its_namespace(net: Net):
         rtnl.create_veth(port(2), peer_netns_fd=inside.fd, master_index=net.index, mac="02:58:00:00:00:02")
     assert link.link_index(port(2)) > 0
     inside.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while os.path.exists(f"/sys/class/net/{port(2)}") and time.monotonic() < deadline:
         time.sleep(0.01)
     with pytest.raises(OSError, match=f"link {port(2)}: No such device"):
@@ -229,7 +248,7 @@ def test_the_bridge_is_made_once_and_follows_the_range(net: Net):
     assert bridge.ensure_bridge(BRIDGE, network=NETWORK, gateway=GATEWAY) == net.index
     assert bridge.ensure_bridge(BRIDGE, network=OTHER_NETWORK, gateway=OTHER_NETWORK[1]) == net.index
     shown = subprocess.run(["ip", "-o", "address", "show", "dev", BRIDGE], capture_output=True, text=True, check=True).stdout
-    assert re.findall(r"inet6? (\S+)", shown) == ["10.253.78.1/28"]
+    assert re.findall(r"inet6? (\S+)", shown) == [f"10.{SECOND}.78.1/28"]
 
 
 def test_a_link_that_is_no_bridge_is_left_alone(net: Net):
@@ -243,10 +262,10 @@ def test_a_link_that_is_no_bridge_is_left_alone(net: Net):
 
 def test_rules_loaded_twice_are_there_once(net: Net):
     """Replaced, not added to; removed twice is removed."""
-    listing = ["nft", "-s", "list", "table", "inet", nat.table_name(BRIDGE)]
+    listing = ["nft", "-s", "list", "table", "inet", ruleset.table_name(BRIDGE)]
     before = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
-    nat.ensure_rules(BRIDGE, NETWORK)
+    ruleset.ensure_rules(LAYOUT)
     assert subprocess.run(listing, capture_output=True, text=True, check=True).stdout == before
-    nat.remove_rules(BRIDGE)
-    nat.remove_rules(BRIDGE)
+    ruleset.remove_rules(BRIDGE)
+    ruleset.remove_rules(BRIDGE)
     assert subprocess.run(listing, capture_output=True, check=False).returncode != 0

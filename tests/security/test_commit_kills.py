@@ -1,6 +1,7 @@
 """SIGKILL before every system call that changes the store, while a writable layer is committed: each time the whole image, or none of it.
 
-`make test` takes every third point; SKERRY_KILL_STRIDE=1 takes all. The number of points is printed, and stands in docs/carrying.md.
+`make test` takes every fourth point, `make test-all` takes all (tests/harness/points.py); how many there are is printed, and stands in
+docs/carrying.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from skerry_node.carrying import committing
 from skerry_node.image import importing, store
 from skerry_node.serving.images import CommitRequest
 from tests.harness import images, killpoints
-from tests.security.test_crash_points import ENVIRONMENT, STRIDE, assert_consistent, leftovers
+from tests.harness import points as parts
+from tests.security.test_crash_points import ENVIRONMENT, PARTS, assert_consistent, leftovers
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
@@ -34,7 +36,7 @@ committing.commit(kept, kept.find("base:1"), upper, request, id_base=0, director
 """
 
 
-def test_a_commit_is_whole_or_not_there(tmp_path):
+def test_a_commit_is_whole_or_not_there(tmp_path, record_property):
     """After each kill the store opens, the base is unharmed, nothing else stays, and the commit can be done."""
     layout = images.write_layout(str(tmp_path / "layout"), [images.make_tar({"etc/a": b"below"})], name="base:1")
     (tmp_path / "upper").mkdir(mode=0o755)
@@ -52,8 +54,8 @@ def test_a_commit_is_whole_or_not_there(tmp_path):
 
     first, _ = prepared("first")
     points = killpoints.find(command(first), below=str(first), environment=ENVIRONMENT, log=str(tmp_path / "log"))
-    killed = 0
-    for number, point in enumerate(points[::STRIDE]):
+    taken, killed = parts.take(points, PARTS), 0
+    for number, point in enumerate(taken):
         root, base = prepared(f"store-{number}")
         killed += killpoints.run_killed(command(root), point, environment=ENVIRONMENT)
         with contextlib.closing(store.Store(str(root))) as again:
@@ -66,6 +68,6 @@ def test_a_commit_is_whole_or_not_there(tmp_path):
             assert_consistent(again)
         shutil.rmtree(root)
     os.close(upper)
-    print(f"commit: {len(points)} points, {killed} killed")
-    assert killed >= 0.9 * len(points[::STRIDE])
+    record_property(parts.KEY, f"commit: {killed} of {len(points)}")
+    assert killed >= 0.9 * len(taken)
     assert len(points) > 20

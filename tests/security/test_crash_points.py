@@ -1,6 +1,7 @@
 """SIGKILL before every system call that changes the store, while an image is imported and pulled: each time the whole image, or none of it.
 
-`make test` takes every third point; SKERRY_KILL_STRIDE=1 takes all. The number of points is printed, and stands in docs/images.md.
+`make test` takes every fourth point, `make test-all` takes all (tests/harness/points.py); how many there are is printed, and stands in
+docs/images.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pytest
 from skerry_node.image import base, importing, sealing, store
 from tests.fakes.registry import Registry
 from tests.harness import images, killpoints
+from tests.harness import points as parts
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed"),
@@ -23,7 +25,7 @@ pytestmark = [
 ]
 BELOW, ABOVE = images.make_tar({"etc/a": b"below"}), images.make_tar({"etc/b": b"above", "etc/large": bytes(3 << 20)})
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONDONTWRITEBYTECODE": "1"}
-STRIDE = int(os.environ.get("SKERRY_KILL_STRIDE", "3"))
+PARTS = 4
 IMPORT = """
 import sys
 from skerry_node.image import importing, store
@@ -69,7 +71,7 @@ def leftovers(root):
     return [path for path in found if os.path.basename(path).startswith(".") or path.endswith(".tmp")]
 
 
-def test_an_import_is_whole_or_not_there(tmp_path):
+def test_an_import_is_whole_or_not_there(tmp_path, record_property):
     """With a tag and a removal behind it. After each kill the store opens, is consistent, and takes the import."""
     layout = images.write_layout(str(tmp_path / "layout"), [BELOW, ABOVE], name="one:1")
 
@@ -78,8 +80,8 @@ def test_an_import_is_whole_or_not_there(tmp_path):
 
     first = tmp_path / "first"
     points = killpoints.find(command(first), below=str(first), environment=ENVIRONMENT, log=str(tmp_path / "log"))
-    killed = 0
-    for number, point in enumerate(points[::STRIDE]):
+    taken, killed = parts.take(points, PARTS), 0
+    for number, point in enumerate(taken):
         root = tmp_path / f"store-{number}"
         killed += killpoints.run_killed(command(root), point, environment=ENVIRONMENT)
         with contextlib.closing(store.Store(str(root))) as again:
@@ -89,12 +91,12 @@ def test_an_import_is_whole_or_not_there(tmp_path):
             assert again.find("three:3") == image
             assert_consistent(again)
         shutil.rmtree(root)
-    print(f"import, tag, remove: {len(points)} points, {killed} killed")
-    assert killed >= 0.9 * len(points[::STRIDE])
+    record_property(parts.KEY, f"import, tag, remove: {killed} of {len(points)}")
+    assert killed >= 0.9 * len(taken)
     assert len(points) > 30
 
 
-async def test_a_pull_is_whole_or_not_there(tmp_path):
+async def test_a_pull_is_whole_or_not_there(tmp_path, record_property):
     """After each kill the store opens, is consistent, and the next pull brings the image."""
     async with Registry() as registry:
         registry.put_image(BELOW, ABOVE)
@@ -104,8 +106,8 @@ async def test_a_pull_is_whole_or_not_there(tmp_path):
 
         first = tmp_path / "first"
         points = await asyncio.to_thread(killpoints.find, command(first), below=str(first), environment=ENVIRONMENT, log=str(tmp_path / "log"))
-        killed = 0
-        for number, point in enumerate(points[::STRIDE]):
+        taken, killed = parts.take(points, PARTS), 0
+        for number, point in enumerate(taken):
             root = tmp_path / f"store-{number}"
             killed += await asyncio.to_thread(killpoints.run_killed, command(root), point, environment=ENVIRONMENT)
             with contextlib.closing(store.Store(str(root))) as again:
@@ -116,6 +118,6 @@ async def test_a_pull_is_whole_or_not_there(tmp_path):
                 assert_consistent(again)
                 assert again.find(registry.reference()) is not None
             shutil.rmtree(root)
-    print(f"pull: {len(points)} points, {killed} killed")
-    assert killed >= 0.9 * len(points[::STRIDE])
+    record_property(parts.KEY, f"pull, by system call: {killed} of {len(points)}")
+    assert killed >= 0.9 * len(taken)
     assert len(points) > 30

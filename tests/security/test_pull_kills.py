@@ -1,4 +1,7 @@
-"""The store after a kill at any point of a pull: the whole image, or nothing of it; and the next pull works."""
+"""The store after a kill at any point of a pull: the whole image, or nothing of it; and the next pull works.
+
+`make test` takes every fourth point, `make test-all` takes all (tests/harness/points.py).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from skerry_node.image import access, base, pulling, reference, store
 from skerry_node.image.registry import client, hosts
 from tests.fakes.registry import Registry
 from tests.harness import images
+from tests.harness import points as parts
 
 TARS = (images.make_tar({"etc/a": b"below" * 10_000}), images.make_tar({"etc/b": b"above"}))
 KILLED = """
@@ -41,18 +45,20 @@ asyncio.run(main())
 """
 
 
-async def test_kill_at_any_point_leaves_all_or_nothing(tmp_path):
+async def test_kill_at_any_point_leaves_all_or_nothing(tmp_path, record_property):
     """SIGKILL before each file call of the pulling process: the next store has the whole image or none, no stray layer, and pulling then works."""
-    points, was_killed, states = 0, True, set()
+    points, killed, was_killed, states = 0, 0, True, set()
+    coming = iter(parts.take(range(1, 10_000), 4))
     async with Registry() as registry:
         registry.put_image(*TARS)
         wanted = reference.parse(registry.reference())
         while was_killed:
-            points += 1
+            points = next(coming)
             root = str(tmp_path / f"store-{points}")
             done = await asyncio.create_subprocess_exec(sys.executable, "-c", KILLED, root, str(wanted), str(points), *sys.path)
             was_killed = await done.wait() == -signal.SIGKILL
             assert was_killed or done.returncode == 0
+            killed += was_killed
             with contextlib.closing(store.Store(root)) as again:
                 found = again.list()
                 states.add(len(found))
@@ -64,5 +70,6 @@ async def test_kill_at_any_point_leaves_all_or_nothing(tmp_path):
                 await puller.close()
                 assert again.list() == [image]
                 assert access.is_public(again, image, wanted)
+    record_property(parts.KEY, f"pull, by file call: {killed}, up to call {points} of all")
     assert states == {0, 1}
     assert points > 30

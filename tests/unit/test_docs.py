@@ -48,7 +48,7 @@ def is_there(token: str) -> bool:
 @functools.cache
 def source_files() -> frozenset[str]:
     """The names of all files of the components."""
-    tops = ("api", "operator", "nodeagent", "client", "crds", "tests")
+    tops = ("api", "operator", "nodeagent", "client", "crds", "tests", "dashboards")
     return frozenset(path.name for top in tops for path in (ROOT / top).rglob("*.*"))
 
 

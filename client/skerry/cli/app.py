@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import typer
 
@@ -16,11 +18,13 @@ from skerry.cli import (
     forwarding,
     happening,
     images,
+    joining,
     lifecycle,
     looking,
     measuring,
     nodes,
     options,
+    publishing,
     running,
     words,
 )
@@ -48,13 +52,14 @@ _COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("stop", lifecycle.stop),
     ("start", lifecycle.start),
     ("restart", happening.restart),
-    ("attach", measuring.attach),
+    ("attach", joining.attach),
     ("stats", measuring.stats),
     ("top", measuring.top),
     ("pause", lifecycle.pause),
     ("unpause", lifecycle.unpause),
     ("kill", executing.kill),
     ("cp", copies.cp),
+    ("port", publishing.port),
     ("port-forward", forwarding.port_forward),
     ("rm", lifecycle.rm),
     ("wait", lifecycle.wait),
@@ -101,6 +106,12 @@ def everywhere(
     given = {key: value for key, value in values.items() if value}
     inner = {name: _each_of(group, given) for name, group in (("image", images.app), ("node", nodes.app))}
     context.default_map = {**_each_of(app, given), **inner, **dict.fromkeys(words.ALIASES, given)}
+
+
+@functools.cache
+def built() -> Callable[..., Any]:
+    """The command line, to be called with *args* and *prog_name*; putting it together takes longer than most commands, so once a process."""
+    return typer.main.get_command(app)
 
 
 def _each_of(group: typer.Typer, given: Mapping[str, object]) -> dict[str, object]:

@@ -6,6 +6,7 @@ _EXAMPLES = {
     "run": (
         "skerry run --rm busybox:latest echo hello",
         "skerry run -d --name web -m 256m --cpus 0.5 busybox:latest httpd -f -p 8000",
+        "skerry run -d --name site -p 8080:80 -p 127.0.0.1:5353:53/udp busybox:latest httpd -f",
         "skerry run --rm --network none -e TOKEN -u 1000 -w /tmp busybox:latest env",
     ),
     "ps": (
@@ -28,6 +29,7 @@ _EXAMPLES = {
         "skerry cp -a ./site/. web:/srv",
         "skerry cp web:/etc - | tar tv",
     ),
+    "port": ("skerry port web", "skerry port web 80/tcp"),
     "port-forward": ("skerry port-forward web 8080:80 9000",),
     "exec": (
         "skerry exec -it web sh",

@@ -57,7 +57,8 @@ def pause(names: options.Names, namespace: options.Namespace = None, socket: opt
     client = options.connect(socket, namespace)
 
     def pause_one(space: str, name: str) -> None:
-        if not _is_running(client.get(name, namespace=space)):
+        found = client.get(name, namespace=space)
+        if not _is_running(found) and not _is_idle(found):
             raise Refused(f"it does not run: skerry start {name} first", status=409, reason="NotRunning")
         client.pause(name, namespace=space)
         _await_paused(client, space, name)
@@ -70,7 +71,10 @@ def unpause(names: options.Names, namespace: options.Namespace = None, socket: o
     client = options.connect(socket, namespace)
 
     def unpause_one(space: str, name: str) -> None:
-        if client.get(name, namespace=space).spec.desired_state != "Paused":
+        found = client.get(name, namespace=space)
+        if _is_idle(found) and found.spec.desired_state != "Paused":
+            raise Refused(f"it is idle, not paused; the next exec or packet wakes it: skerry exec {name} true", status=409, reason="NotPaused")
+        if found.spec.desired_state != "Paused":
             raise Refused("it is not paused", status=409, reason="NotPaused")
         client.start(name, namespace=space)
         client.wait(name, namespace=space, condition="Ready", timeout_seconds=_SLACK_SECONDS)
@@ -78,12 +82,18 @@ def unpause(names: options.Names, namespace: options.Namespace = None, socket: o
     each(names, namespace, unpause_one)
 
 
+def _is_idle(found: Sandbox) -> bool:
+    """Whether it sleeps because it was idle."""
+    ready = running.find_ready(found)
+    return ready is not None and ready.reason == "Idle"
+
+
 def _await_paused(client: Client, space: str, name: str) -> None:
     deadline = time.monotonic() + _SLACK_SECONDS
     while True:
         found = client.get(name, namespace=space)
         ready = running.find_ready(found)
-        if ready is not None and (ready.reason == "Paused" or ready.message):
+        if ready is not None and ready.reason != "Idle" and (ready.reason == "Paused" or ready.message):
             if ready.reason != "Paused" and ready.message:
                 raise Refused(f"cannot be paused: {ready.message}", status=409, reason="NotPaused")
             return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import filters, formats, options, output, running
+from skerry.cli import filters, formats, options, output, publishing, running
 
 if TYPE_CHECKING:
     from skerry.client import Client
@@ -189,7 +189,7 @@ def _watch(client: Client, namespace: str | None, wanted: tuple[tuple[str, str],
 
 
 def _print_sandboxes(found: tuple[Sandbox, ...], *, is_wide: bool, own: str) -> None:
-    header = ["NAME", "PHASE", "IMAGE", "ADDRESS", "AGE"]
+    header = ["NAME", "PHASE", "IMAGE", "ADDRESS", "AGE", "PORTS"]
     has_namespaces = any(sandbox.metadata.namespace != own for sandbox in found)
     if is_wide:
         header += ["STARTUP", "RESTARTS", "REASON", "EXIT", "NODE", "DIGEST"]
@@ -206,7 +206,7 @@ def _cells(sandbox: Sandbox) -> list[str]:
     metadata, status = sandbox.metadata, sandbox.status
     phase = "Terminating" if metadata.deletion_timestamp else str(status.phase or "Pending")
     age = output.render_age(metadata.creation_timestamp)
-    return [metadata.name, phase, sandbox.spec.image, status.address or "", age]
+    return [metadata.name, phase, sandbox.spec.image, status.address or "", age, publishing.render_cell(sandbox)]
 
 
 def _wide_cells(sandbox: Sandbox) -> list[str]:
@@ -231,7 +231,7 @@ def _reason(sandbox: Sandbox) -> str:
 def _has_ended(sandbox: Sandbox) -> bool:
     """Whether the program has run and does not now; what waits for its start or its next one is not over."""
     ready = running.find_ready(sandbox)
-    if ready is None or ready.status == "True" or ready.reason in {"BackOff", "Paused"} or sandbox.metadata.deletion_timestamp:
+    if ready is None or ready.status == "True" or ready.reason in {"BackOff", "Idle", "Paused"} or sandbox.metadata.deletion_timestamp:
         return False
     return sandbox.status.termination is not None or ready.reason == "Stopped"
 

@@ -8,8 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skerry.cli import publishing
+
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
+ON_IDLE = {"pause": "Pause", "stop": "Stop", "delete": "Delete"}
 RESTART_POLICIES = {"no": "Never", "on-failure": "OnFailure", "always": "Always", "unless-stopped": "Always"}
 PULL_POLICIES = {"always": "Always", "missing": "IfNotPresent", "never": "Never"}
 NETWORKS = {"bridge": "Bridge", "none": "None", "host": "Host"}
@@ -39,14 +42,20 @@ class RunOptions:
     cpus: str | None = None
     pids_limit: int | None = None
     network: str | None = None
+    ports: Sequence[str] = ()
     user: str | None = None
     workdir: str | None = None
     hostname: str | None = None
     restart: str | None = None
+    has_init: bool = False
+    idle_seconds: int | None = None
+    on_idle: str | None = None
     pull: str | None = None
     is_read_only: bool = False
     is_removed: bool = False
     is_detached: bool = False
+    has_input: bool = False
+    has_terminal: bool = False
 
 
 def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str]) -> dict[str, Any]:
@@ -60,7 +69,9 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "pids": options.pids_limit,
     }
     env = dict(pair for text in options.env if (pair := _parse_env(text, environment)) is not None)
-    ttl = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
+    if options.on_idle and options.idle_seconds is None:
+        raise BadOptionError("--on-idle", "say after how long as well: --idle-seconds N")
+    kept = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
     spec = {
         "image": options.image,
         "imagePullPolicy": _choose(options.pull, PULL_POLICIES, "--pull") if options.pull else None,
@@ -70,13 +81,34 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "workingDir": options.workdir,
         "user": options.user,
         "hostname": options.hostname,
+        "init": True if options.has_init else None,
+        "stdin": True if options.has_input else None,
+        "tty": True if options.has_terminal else None,
         "resources": _without_none({"limits": _without_none(limits) or None}) or None,
-        "network": {"mode": _choose(options.network, NETWORKS, "--network")} if options.network else None,
+        "network": _render_network(options),
         "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,
         "restartPolicy": _choose(options.restart, RESTART_POLICIES, "--restart") if options.restart else None,
-        "ttl": {"secondsAfterFinished": ttl} if ttl is not None else None,
+        "ttl": _without_none(
+            {
+                "idleSeconds": options.idle_seconds,
+                "onIdle": _choose(options.on_idle, ON_IDLE, "--on-idle") if options.on_idle else None,
+                "secondsAfterFinished": kept,
+            }
+        )
+        or None,
     }
     return {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": metadata, "spec": _without_none(spec)}
+
+
+def _render_network(options: RunOptions) -> dict[str, Any] | None:
+    mode = _choose(options.network, NETWORKS, "--network") if options.network else None
+    try:
+        ports = [publishing.parse(text) for text in options.ports]
+    except publishing.BadPortError as error:
+        raise BadOptionError("--publish", str(error)) from error
+    if ports and mode not in {None, "Bridge"}:
+        raise BadOptionError("--publish", "only a sandbox with --network bridge publishes ports")
+    return _without_none({"mode": mode, "ports": ports or None}) or None
 
 
 def generate_name(image: str) -> str:

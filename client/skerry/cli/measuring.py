@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from skerry.cli import executing, options, output, terminal
+from skerry.cli import options, output
 from skerry.errors import Refused
 
 if TYPE_CHECKING:
@@ -57,25 +57,6 @@ def top(name: options.Name, namespace: options.Namespace = None, socket: options
         for each in sorted(found, key=lambda each: each["pidInside"])
     ]  # fmt: skip
     output.print_table(("PID", "HOST PID", "USER", "STATE", "TIME", "MEMORY", "COMMAND"), rows)
-
-
-def attach(
-    name: options.Name,
-    sig_proxy: Annotated[bool, typer.Option("--sig-proxy/--no-sig-proxy", help="Pass INT, TERM, HUP and QUIT on.")] = True,
-    namespace: options.Namespace = None,
-    socket: options.Socket = None,
-) -> None:
-    """Follow the output of a sandbox from now on, and end with its exit code. Its program has no input: see `skerry exec -it`.
-
-    Signals are passed on to it; with --no-sig-proxy, Ctrl-C only leaves it.
-    """
-    space, own_name = options.split(name, namespace)
-    stream = options.connect(socket, namespace).open_attach(own_name, namespace=space)
-    try:
-        end = terminal.join(stream, has_input=False, has_terminal=False, passes_signals=sig_proxy)
-    finally:
-        stream.close()
-    raise typer.Exit(executing.finish(end))
 
 
 def _read(client: Client, wanted: list[tuple[str, str]] | None, namespace: str | None) -> dict[str, dict[str, Any]]:

@@ -56,6 +56,9 @@ def drain(
     name: Node,
     move: Annotated[bool, typer.Option("--move", help="Make each again, so that another node takes it; its files are lost.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Remove sandboxes that nobody makes again.")] = False,
+    grace: Annotated[
+        int | None, typer.Option("--grace-period", min=0, metavar="SECONDS", help="From TERM to KILL, in the place of each one's own.")
+    ] = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Give up then.")] = 300.0,
     socket: options.Socket = None,
 ) -> None:
@@ -74,8 +77,7 @@ def drain(
             hint=f"node {name} is cordoned. Make them again elsewhere: --move; remove them: --force; or let it be: skerry node uncordon {name}",
         )  # fmt: skip
     for each in found:
-        if not each["metadata"].get("deletionTimestamp"):
-            _delete(client, each)
+        _delete(client, each, grace=grace)
     if not _await_gone(client, name, found, end=time.monotonic() + timeout, move=move):
         raise SkerryError(
             f"node {name} still has sandboxes after {timeout:g} s",
@@ -127,9 +129,14 @@ def _is_precious(raw: dict[str, Any]) -> bool:
     return not has_ended and not raw["metadata"].get("ownerReferences") and not raw["metadata"].get("deletionTimestamp")
 
 
-def _delete(client: Client, raw: dict[str, Any]) -> None:
+def _delete(client: Client, raw: dict[str, Any], *, grace: int | None) -> None:
+    """One that is on its way out already is only hurried."""
+    name, namespace = raw["metadata"]["name"], raw["metadata"]["namespace"]
     try:
-        client.delete(raw["metadata"]["name"], namespace=raw["metadata"]["namespace"])
+        if grace is not None:
+            client.stop(name, grace_seconds=grace, namespace=namespace)
+        if not raw["metadata"].get("deletionTimestamp"):
+            client.delete(name, namespace=namespace)
     except Refused as error:
         if error.status != 404:
             raise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import manifests, options, output
+from skerry.cli import joining, manifests, options, output
 from skerry.client import Client
 from skerry.errors import AgentUnavailable, Refused, SkerryError
 
@@ -33,6 +33,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="The image; pulled when it is not in the store.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[ARGUMENT]...", help="Replace the image's command.")] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Print the name and leave it running.")] = False,
+    interactive: Annotated[bool, typer.Option("--interactive", "-i", help="Pass our input on, and hold it open.")] = False,
+    tty: Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")] = False,
     rm: Annotated[bool, typer.Option("--rm", help="Remove the sandbox when it has ended.")] = False,
     env: Annotated[
         list[str] | None,
@@ -43,10 +45,16 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
     pids_limit: Annotated[int | None, typer.Option("--pids-limit", metavar="N", min=1, help="Processes and threads at most.")] = None,
     network: Annotated[str | None, typer.Option("--network", metavar="MODE", help="bridge, none or host.")] = None,
+    publish: Annotated[
+        list[str] | None, typer.Option("--publish", "-p", metavar="[ADDRESS:]PORT:PORT[/udp]", help="Publish a port on the node: 8080:80.")
+    ] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="UID[:GID]", help="Whom to run as.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
     hostname: Annotated[str | None, typer.Option("--hostname", metavar="NAME", help="Host name inside; default: the name.")] = None,
     restart: Annotated[str | None, typer.Option("--restart", metavar="POLICY", help="no, on-failure, always, unless-stopped (the same).")] = None,
+    idle_seconds: Annotated[int | None, typer.Option("--idle-seconds", metavar="N", min=1, help="How long it may be idle.")] = None,
+    on_idle: Annotated[str | None, typer.Option("--on-idle", metavar="ACTION", help="Then: pause (default), stop, delete.")] = None,
+    init: Annotated[bool, typer.Option("--init", help="Put a tiny first process before it: reaps orphans, forwards signals.")] = False,
     pull: Annotated[str | None, typer.Option("--pull", metavar="POLICY", help="always, missing (default), never.")] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="Mount the root filesystem read-only.")] = False,
     entrypoint: Annotated[str | None, typer.Option("--entrypoint", metavar="PROGRAM", help="Replace the image's entry point.")] = None,
@@ -57,8 +65,10 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Run a program in a new sandbox.
 
     In the foreground its output comes here and its exit code is ours; Ctrl-C stops it. It stays, stopped, until
-    `skerry rm`, unless --rm is given.
+    `skerry rm`, unless --rm is given. With -it its terminal is ours; Ctrl-P Ctrl-Q detaches, and `skerry attach` goes on.
     """
+    if interactive and tty and not detach and not os.isatty(0):
+        raise typer.BadParameter("our input is not a terminal; leave -t out", param_hint="--tty")
     client = options.connect(socket, namespace)
     wanted = manifests.RunOptions(
         image=image,
@@ -71,14 +81,20 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         cpus=cpus,
         pids_limit=pids_limit,
         network=network,
+        ports=publish or (),
         user=user,
         workdir=workdir,
         hostname=hostname,
         restart=restart,
+        has_init=init,
+        idle_seconds=idle_seconds,
+        on_idle=on_idle,
         pull=pull,
         is_read_only=read_only,
         is_removed=rm,
         is_detached=detach,
+        has_input=interactive,
+        has_terminal=tty,
     )
     try:
         manifest = manifests.render(wanted, namespace=client.namespace, environment=os.environ)
@@ -110,9 +126,14 @@ def _start_detached(client: Client, sandbox: Sandbox, *, is_removed: bool) -> in
 def _run_in_foreground(client: Client, sandbox: Sandbox, *, is_removed: bool) -> int:
     name = sandbox.metadata.name
     finished = None
+    has_input, has_terminal = sandbox.spec.stdin, sandbox.spec.tty
     with _stopping_on_signals(client, name):
         _await_start(client, name)
-        _copy_output(client, name)
+        if not (has_input or has_terminal):
+            _copy_output(client, name)
+        elif not joining.join_new(client, name, has_input=has_input, has_terminal=has_terminal):
+            joining.say_detached(name)
+            return 0
         finished = _await_end(client, name)
     if finished is None:
         output.print_error(f"{name} was removed by somebody else before it ended")
@@ -138,7 +159,7 @@ def find_problem(sandbox: Sandbox, *, is_new_start: bool = True) -> str | None:
     With *is_new_start* False the end of an earlier start is an answer as well.
     """
     ready, termination = find_ready(sandbox), sandbox.status.termination
-    if ready is None or ready.status == "True" or ready.reason in {"Stopped", "Paused"}:
+    if ready is None or ready.status == "True" or ready.reason in {"Stopped", "Paused", "Idle"}:
         return None
     has_ended = termination is not None and termination.reason != "StartFailed"
     if has_ended and (not is_new_start or (termination is not None and ready.reason == termination.reason)):

@@ -17,6 +17,7 @@ from skerry.errors import SkerryError
 DETACH_KEYS = b"\x10\x11"
 """Ctrl-P, Ctrl-Q, as docker has them."""
 _CHUNK = 1 << 16
+_NAMES = {1: "stdout", 2: "stderr"}
 
 
 def is_terminal() -> bool:
@@ -30,8 +31,13 @@ def size() -> tuple[int, int]:
     return found.columns, found.lines
 
 
-def join(stream: streaming.Stream, *, has_input: bool, has_terminal: bool, passes_signals: bool = True) -> streaming.End | None:
-    """Carry bytes both ways until the stream ends, and tell how; None when the user has detached. Signals go to the program without a terminal."""
+def join(
+    stream: streaming.Stream, *, has_input: bool, has_terminal: bool, passes_signals: bool = True, seen: dict[str, int] | None = None
+) -> streaming.End | None:
+    """Carry bytes both ways until the stream ends, and tell how; None when the user has detached. Signals go to the program without a terminal.
+
+    Bytes that came are counted in *seen*, by stream.
+    """
     with contextlib.ExitStack() as stack:
         waking, wake = os.pipe()
         stack.callback(os.close, waking)
@@ -46,8 +52,11 @@ def join(stream: streaming.Stream, *, has_input: bool, has_terminal: bool, passe
         sender.start()
         try:
             while (piece := stream.receive()) is not None:
-                if not _write(1 if piece[0] == streaming.STDOUT else 2, piece[1]):
+                number = 1 if piece[0] == streaming.STDOUT else 2
+                if not _write(number, piece[1]):
                     break  # who read our output has gone
+                if seen is not None:
+                    seen[_NAMES[number]] += len(piece[1])
         finally:
             os.close(wake)
             sender.join(1.0)

@@ -23,19 +23,16 @@ COMMANDS = {
     "login": "give credentials to a pull or push: --auth-file FILE, a docker config.json",
     "container": "sandboxes have the short commands: skerry ps, skerry run, skerry rm",
     "diff": "for all files of a sandbox: skerry export NAME | tar -t",
-    "port": "no ports are published; reach one: skerry port-forward NAME LOCAL:PORT",
     "compose": "write manifests for it, see docs/standalone.md",
     "volume": "volumes stand in a manifest, see docs/sandbox.md",
     "network": "a sandbox has a network of its own: skerry run --network bridge or none",
     "update": "change its manifest, see docs/sandbox.md",
 }
-_NO_INPUT = "the first program has no input and no terminal; start it with -d, then: skerry exec -it NAME sh"
-_NO_PORTS = "no ports are published; start it with -d, then: skerry port-forward NAME LOCAL:PORT"
+_NO_PORTS = "name each port: -p PORT:PORT; or reach it without one: skerry port-forward NAME LOCAL:PORT"
 _NO_VOLUMES = "volumes stand in a manifest, see docs/sandbox.md; or copy files in: skerry cp SOURCE NAME:PATH"
 OPTIONS = {
     "run": {
-        **dict.fromkeys(("-i", "-t", "--interactive", "--tty"), _NO_INPUT),
-        **dict.fromkeys(("-p", "-P", "--publish", "--publish-all"), _NO_PORTS),
+        **dict.fromkeys(("-P", "--publish-all"), _NO_PORTS),
         **dict.fromkeys(("-v", "--volume", "--mount", "--tmpfs"), _NO_VOLUMES),
         "--privileged": "a sandbox is never privileged; single capabilities stand in a manifest, see docs/sandbox.md",
         **dict.fromkeys(("--cap-add", "--cap-drop"), "capabilities stand in a manifest, see docs/sandbox.md"),

@@ -35,6 +35,16 @@ class Parent:
         """The distinct directories below which a sandbox joins `<uid>/cgroup.procs`."""
         return tuple(dict.fromkeys(self._directories.values()))
 
+    @property
+    def by_controller(self) -> dict[str, str]:
+        """The directory of the sandboxes' groups for each controller."""
+        return dict(self._directories)
+
+    @property
+    def has_freezer(self) -> bool:
+        """Whether sandboxes can be held still; version 2 always can."""
+        return self.hierarchies.version == 2 or "freezer" in self._directories
+
     def open(self, uid: str) -> Group:
         """The group of *uid*, whether it exists or not."""
         return Group({name: os.path.join(path, uid) for name, path in self._directories.items()}, self.hierarchies.version)

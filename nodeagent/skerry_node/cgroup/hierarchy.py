@@ -82,11 +82,36 @@ def join_system(hierarchies: Hierarchies, parent: str, pid: int) -> None:
         _write(os.path.join(path, "cgroup.procs"), str(pid))
 
 
-def remove_parent(hierarchies: Hierarchies, parent: str) -> None:
-    """Remove `<parent>/sandboxes`, `<parent>/system` and those above that are empty."""
+def outside_groups(hierarchies: Hierarchies, parent: str, own: str = "/proc/self/cgroup") -> tuple[str, ...]:
+    """The files cgroup.procs that take a process out of every group that it is in: `<parent>/system`, made when missing, in each of ours.
+
+    On version 1 a container has groups in others too, by which its runtime ends what is in it: their roots. Needs root. Raises OSError.
+    """
+    found = []
     for root in hierarchies.roots:
-        with contextlib.suppress(OSError):  # not there, or somebody lives in it
+        path = os.path.join(root, parent.strip("/"), "system")
+        os.makedirs(path, mode=0o755, exist_ok=True)
+        found.append(os.path.join(path, "cgroup.procs"))
+    if hierarchies.version == 1:
+        known = {os.path.realpath(root) for root in hierarchies.roots}
+        for line in _read(own).splitlines():
+            _, names, path = line.split(":", 2)
+            other = os.path.realpath(os.path.join("/sys/fs/cgroup", names.removeprefix("name=").split(",", 1)[0] or "unified"))
+            if path != "/" and other not in known and os.path.exists(os.path.join(other, "cgroup.procs")):
+                found.append(os.path.join(other, "cgroup.procs"))
+    return tuple(found)
+
+
+def remove_parent(hierarchies: Hierarchies, parent: str) -> bool:
+    """Remove `<parent>/sandboxes`, `<parent>/system` and those above that are empty; whether nobody lives in `system` any more."""
+    is_left = True
+    for root in hierarchies.roots:
+        try:
             os.rmdir(os.path.join(root, parent.strip("/"), "system"))
+        except FileNotFoundError:
+            pass
+        except OSError:  # somebody lives in it
+            is_left = False
         parts = [*parent.strip("/").split("/"), "sandboxes"]
         while parts:
             try:
@@ -96,6 +121,7 @@ def remove_parent(hierarchies: Hierarchies, parent: str) -> None:
             except OSError:
                 break  # somebody else's is in it
             parts.pop()
+    return is_left
 
 
 def _hand_down(path: str) -> None:

@@ -27,6 +27,13 @@ def read_stats(found: group.Group) -> Stats:
     return _read_v2(found) if found.version == 2 else _read_v1(found)
 
 
+def read_cpu_seconds(found: group.Group) -> float:
+    """What *found* used of CPUs up to now. Raises FileNotFoundError when it has vanished."""
+    if found.version == 2:
+        return _pairs(found.read("cpu", "cpu.stat"))["usage_usec"] / 1e6
+    return int(found.read("cpuacct" if "cpuacct" in found.paths else "cpu", "cpuacct.usage")) / 1e9
+
+
 def _read_v2(found: group.Group) -> Stats:
     cpu = _pairs(found.read("cpu", "cpu.stat"))
     used = int(found.read("memory", "memory.current"))

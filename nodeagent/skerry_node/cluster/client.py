@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
@@ -34,6 +35,8 @@ class Client:
         self._connections = connections
         self._opened: aiohttp.ClientSession | None = None
         self.is_closed = False
+        self.on_answer: Callable[[str, int, float], None] = lambda *_: None
+        """Hears of each request but the watch: the method, the HTTP status (0: none was answered), seconds."""
 
     @property
     def server(self) -> str:
@@ -110,6 +113,14 @@ class Client:
             raise _unreachable(method, path, error) from error
 
     async def _exchange(self, method: str, path: str, body: Any, content: str, query: Mapping[str, str] | None, seconds: float) -> tuple[int, bytes]:
+        began, code = time.perf_counter(), 0
+        try:
+            code, answer = await self._send(method, path, body, content, query, seconds)
+        finally:
+            self.on_answer(method, code, time.perf_counter() - began)
+        return code, answer
+
+    async def _send(self, method: str, path: str, body: Any, content: str, query: Mapping[str, str] | None, seconds: float) -> tuple[int, bytes]:
         async with self._session().request(
             method,
             self._url(path, query),

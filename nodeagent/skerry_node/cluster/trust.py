@@ -52,6 +52,7 @@ class Certificate:
     certificate: bytes
     key: bytes
     renew_at: datetime.datetime
+    ends_at: datetime.datetime
 
     def context(self, authorities: str) -> ssl.SSLContext:
         """For a door that only holders of a certificate of *authorities* may pass."""
@@ -103,7 +104,7 @@ async def obtain(client: Client, node_name: str, *, now: datetime.datetime) -> C
         await _remove(client, path)
     found = x509.load_pem_x509_certificate(pem)
     private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return Certificate(certificate=pem, key=private, renew_at=now + (found.not_valid_after_utc - now) * 2 / 3)
+    return Certificate(certificate=pem, key=private, renew_at=now + (found.not_valid_after_utc - now) * 2 / 3, ends_at=found.not_valid_after_utc)
 
 
 def _make_request(key: ec.EllipticCurvePrivateKey, node_name: str) -> x509.CertificateSigningRequest:

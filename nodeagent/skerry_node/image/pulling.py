@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 
@@ -44,6 +45,8 @@ class Puller:
         self._layers: Flights[Layer] = Flights()
         self._meters: dict[object, Meter] = {}
         self._slots = asyncio.Semaphore(MAX_CONVERSIONS)
+        self.on_end: Callable[[str, float, int], None] = lambda *_: None
+        """Hears of each pull: `done` or the reason of its failure, seconds, bytes moved."""
 
     async def pull(
         self, reference: Reference, *, credentials: Iterable[Credential] = (), is_named: bool = False,
@@ -59,7 +62,7 @@ class Puller:
         if watch is not None:
             watch(meter.read)
         try:
-            return await self._pulls.join(key, lambda: self._pull(reference, kept, meter, is_named=is_named))
+            return await self._pulls.join(key, lambda: self._pull_aloud(reference, kept, meter, is_named=is_named))
         finally:
             if key not in self._pulls:
                 self._meters.pop(key, None)
@@ -72,6 +75,18 @@ class Puller:
     async def close(self) -> None:
         """Close all connections."""
         await self._registries.close()
+
+    async def _pull_aloud(self, reference: Reference, credentials: tuple[Credential, ...], meter: Meter, *, is_named: bool) -> Image:
+        began, result = time.monotonic(), "Cancelled"
+        try:
+            image = await self._pull(reference, credentials, meter, is_named=is_named)
+            result = "done"
+        except Exception as error:
+            result = error.reason if isinstance(error, ImageError) else "Failed"
+            raise
+        finally:
+            self.on_end(result, time.monotonic() - began, meter.read().received_bytes)
+        return image
 
     async def _pull(self, reference: Reference, credentials: tuple[Credential, ...], meter: Meter, *, is_named: bool) -> Image:
         found: list[resolving.Found] = []

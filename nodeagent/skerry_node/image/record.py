@@ -31,7 +31,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A sealed layer: *path* is its file name below the store's layers directory, *seal* the sha256 of that file.
+    """A sealed layer: *path* is its file name below the store's layers directory, *seal* what `sealing.seal` says of that file.
 
     *blob* is what it was made from: its bytes are in the store or not (`Store.has_blob`).
     """

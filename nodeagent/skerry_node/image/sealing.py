@@ -1,17 +1,19 @@
 """Where the bytes of a layer go: written in order, and sealed as they pass.
 
-The seal is the sha256 of the file from its second block on, then of its first: the superblock is known last, and nothing is read twice.
+The seal is the BLAKE3 of the file from its second block on, then of its first: the superblock is known last, and nothing is read twice.
+What is sealed is ours alone, so no standard asks for sha256 here, which takes two and a half times as long.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
+
+from blake3 import blake3
 
 BLOCK = 4096
 _PIECE_BYTES = 1 << 20
@@ -50,7 +52,7 @@ class FileSink:
     def __init__(self, fd: int, *, start_writeback: Callable[[int, int, int], None] | None = None) -> None:
         self._fd = fd
         self._offset = self._started = BLOCK
-        self._hash = hashlib.sha256()
+        self._hash = blake3()
         self._start_writeback = start_writeback
 
     def write(self, content: bytes) -> None:
@@ -78,7 +80,7 @@ class FileSink:
         os.ftruncate(self._fd, self._offset)
         os.pwrite(self._fd, head, 0)
         self._hash.update(head)
-        return Sealed(size_bytes=self._offset, seal=f"sha256:{self._hash.hexdigest()}")
+        return Sealed(size_bytes=self._offset, seal=f"blake3:{self._hash.hexdigest()}")
 
 
 class ThreadSink:
@@ -132,7 +134,7 @@ class ThreadSink:
 
 def seal(fd: int, *, pause: Callable[[int], None] | None = None) -> Sealed:
     """Size and seal of the file at *fd*, as it is now; *pause* is called with the bytes of each piece that was read. Blocks. Raises OSError."""
-    total, position = hashlib.sha256(), BLOCK
+    total, position = blake3(), BLOCK
     while piece := os.pread(fd, _PIECE_BYTES, position):
         total.update(piece)
         position += len(piece)
@@ -140,4 +142,4 @@ def seal(fd: int, *, pause: Callable[[int], None] | None = None) -> Sealed:
             pause(len(piece))
     head = os.pread(fd, BLOCK, 0)
     total.update(head)
-    return Sealed(size_bytes=position if len(head) == BLOCK else len(head), seal=f"sha256:{total.hexdigest()}")
+    return Sealed(size_bytes=position if len(head) == BLOCK else len(head), seal=f"blake3:{total.hexdigest()}")

@@ -21,6 +21,7 @@ import threading
 from typing import Any, NoReturn
 
 import zstandard
+from blake3 import blake3
 from isal import isal_zlib
 
 from skerry_node.image import layer, worker_filter
@@ -74,6 +75,7 @@ def serve(control: socket.socket) -> None:
 def _warm() -> None:
     """Have everything loaded that a child needs: it cannot open a file."""
     hashlib.sha256(b"").hexdigest()
+    blake3(b"").hexdigest()
     isal_zlib.decompressobj(wbits=31).decompress(isal_zlib.compress(b"warm", 0, 31))
     zstandard.ZstdDecompressor().decompress(zstandard.ZstdCompressor().compress(b"warm"))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:

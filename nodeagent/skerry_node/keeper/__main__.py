@@ -39,6 +39,8 @@ class Settings:
     cgroup_dirs: list[str]
     log_segment_bytes: int
     log_segments: int
+    runtime: str = ""
+    listener_fd: int = -1
 
 
 def main() -> None:
@@ -48,12 +50,12 @@ def main() -> None:
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)
     room = _open_room(settings)
-    listener = _listen(settings.socket_path)
+    listener = _listen(settings.socket_path) if settings.listener_fd < 0 else _take_over(settings.listener_fd)
     tree.enter(settings.build_dir.encode(), settings.scratch_dir.encode())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     held = migration.hold()
-    keeper = supervise.Keeper(room, listener, kept_above)
+    keeper = supervise.Keeper(room, listener, kept_above, runtime=settings.runtime)
     keeper.adopt(kept)
     gc.collect()
     gc.freeze()
@@ -89,6 +91,12 @@ def _listen(path: str) -> socket.socket:
     listener.listen(16)
     os.rename(temporary, path)
     return listener
+
+
+def _take_over(fd: int) -> socket.socket:
+    """The socket of the one that executed us: whoever connected meanwhile waits in its queue."""
+    os.set_inheritable(fd, False)  # noqa: FBT003 - the os module's own signature
+    return socket.socket(fileno=fd)
 
 
 if __name__ == "__main__":

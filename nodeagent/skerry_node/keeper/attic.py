@@ -17,8 +17,8 @@ import struct
 from collections.abc import Sequence
 
 MAX_KEY_BYTES = 512
-MAX_FDS = 3
-"""A pidfd and two pipes."""
+MAX_FDS = 4
+"""A pidfd, two pipes, and where input goes, if there is any."""
 END = b"\n"
 
 

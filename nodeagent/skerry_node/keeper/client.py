@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import skerry_node
-from skerry_node.keeper import wire
+from skerry_node.keeper import detaching, sealed, wire
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from skerry_node.keeper.__main__ import main; main()"
+_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _START_SECONDS = 10.0
 _REPLY_SECONDS = 30.0
+_CREDENTIALS = struct.Struct("=3i")
+"""struct ucred of SO_PEERCRED (unix(7)): pid, uid, gid."""
 
 
 class KeeperLost(Exception):
@@ -53,6 +59,18 @@ class KeeperSettings:
     cgroup_dirs: tuple[str, ...]
     log_segment_bytes: int
     log_segments: int
+    runtime: str = ""
+    """The digest of the sealed runtime that it runs from; empty: it runs from this installation."""
+    listener_fd: int = -1
+    """Its socket, which one that executes the next one hands on; -1: bind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """A keeper on the host: where sealed runtimes lie, and the files cgroup.procs that take it out of the agent's pod."""
+
+    directory: str
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +94,28 @@ class Launched:
 class Client:
     """One connection to the node's keeper. `on_exit(uid)` is called as ends arrive, `on_lost()` when the connection breaks."""
 
-    def __init__(self, settings: KeeperSettings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None]) -> None:
+    def __init__(
+        self, settings: KeeperSettings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None], outside: Outside | None = None
+    ) -> None:
         self._settings = settings
+        self._outside = outside
+        self._runtime: sealed.Runtime | None = None
         self._on_exit = on_exit
         self._on_lost = on_lost
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[wire.Message]] = {}
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
+        self.on_answer: Callable[[str, float, bool], None] = lambda *_: None
+        """Hears of each request: what was asked, seconds, whether it was done."""
+
+    @property
+    def pid(self) -> int | None:
+        """The keeper on the line; None without one."""
+        connection = self._writer.get_extra_info("socket") if self._writer is not None else None
+        if connection is None:
+            return None
+        return int(_CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))[0]) or None
 
     @property
     def is_connected(self) -> bool:
@@ -96,7 +128,7 @@ class Client:
             return False
         try:
             await asyncio.to_thread(self._spawn)
-        except subprocess.SubprocessError as error:
+        except (subprocess.SubprocessError, OSError) as error:
             raise KeeperLost(f"the keeper did not start: {error}") from error
         for _ in range(int(_START_SECONDS / 0.01)):
             if await self._try_connect():
@@ -134,7 +166,8 @@ class Client:
     async def launch(self, launch: wire.Launch, *, volume_fds: Sequence[int] = ()) -> Launched:
         """Start a sandbox, and return once its program runs. *volume_fds* stay the caller's. Raises Refused."""
         if volume_fds:
-            raw = await asyncio.to_thread(self._ask_alone, "launch", volume_fds, launch=wire.render_launch(launch))
+            with self._timed("launch"):
+                raw = await asyncio.to_thread(self._ask_alone, "launch", volume_fds, launch=wire.render_launch(launch))
         else:
             raw = await self._ask("launch", launch=wire.render_launch(launch))
         return Launched(pid=raw["pid"], warm=raw["warm"], seconds=raw["seconds"])
@@ -147,11 +180,45 @@ class Client:
         """Unmount a layer that no sandbox uses; returns the slots of the shells that had it in their root and are gone now."""
         return tuple((await self._ask("forget_layer", layer=layer))["dropped"])
 
+    async def renew(self) -> bool:
+        """Have the keeper become that of our own version, where it is another's and nothing would be lost; whether it does so now.
+
+        Children, their output and their ends stay: it executes the new one, which adopts them. The connection breaks. Only for a keeper outside.
+        """
+        if self._outside is None:
+            return False
+        if self._runtime is None:
+            self._runtime = await asyncio.to_thread(sealed.ensure, self._outside.directory)
+        runtime = self._runtime
+        state = await self._ask("state")
+        if state.get("runtime", "") == runtime.digest:
+            return False
+        argv = self._render_command(runtime)
+        host = os.open(os.path.join(detaching.find_host(os.getppid()), "mnt"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            raw = await asyncio.to_thread(self._ask_alone, "renew", [host], argv=argv)
+        finally:
+            os.close(host)
+        return bool(raw["renewed"])
+
     async def stop(self) -> None:
         """End the keeper; sandboxes go on without one. Only a purge does this."""
         await self._ask("stop")
 
+    @contextlib.contextmanager
+    def _timed(self, do: str) -> Iterator[None]:
+        began, is_done = time.perf_counter(), False
+        try:
+            yield
+            is_done = True
+        finally:
+            self.on_answer(do, time.perf_counter() - began, is_done)
+
     async def _ask(self, do: str, **fields: Any) -> wire.Message:
+        with self._timed(do):
+            return await self._ask_now(do, fields)
+
+    async def _ask_now(self, do: str, fields: wire.Message) -> wire.Message:
         if self._writer is None:
             raise KeeperLost("no connection to the keeper")
         number = next(self._numbers)
@@ -159,7 +226,8 @@ class Client:
         self._waiting[number] = future
         try:
             self._writer.write(wire.encode({"id": number, "do": do, **fields}))
-            reply = await asyncio.wait_for(future, _REPLY_SECONDS)
+            async with asyncio.timeout(_REPLY_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                reply = await future
         except (TimeoutError, ConnectionError) as error:
             raise KeeperLost(f"the keeper did not answer {do!r}") from error
         finally:
@@ -229,14 +297,34 @@ class Client:
         """Start a keeper that is nobody's child: a session of its own, re-parented to init."""
         for path in (self._settings.build_dir, self._settings.runtime_dir, self._settings.logs_dir):
             os.makedirs(path, mode=0o700, exist_ok=True)
+        if self._outside is not None:
+            self._spawn_outside(self._outside)
+            return
         package_root = os.path.dirname(os.path.dirname(skerry_node.__file__))
         command = [sys.executable, "-I", "-S", "-c", _DETACH, sys.executable, _BOOT, package_root]
         with open(self._log_path, "ab") as log:
             subprocess.run(
                 [*command, json.dumps(asdict(self._settings))],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True,
-                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+                env=_ENVIRONMENT,
             )  # fmt: skip
+
+    def _spawn_outside(self, outside: Outside) -> None:
+        """Start one from its sealed runtime in the host's namespaces and in a control group of its own."""
+        order = {
+            "groups": outside.groups, "host": detaching.find_host(os.getppid()), "log": self._log_path,
+            "argv": self._render_command(sealed.ensure(outside.directory)),
+        }  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", detaching.__file__, json.dumps(order)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, check=False, env=_ENVIRONMENT,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise subprocess.SubprocessError(done.stderr.decode(errors="replace").strip()[-500:])
+
+    def _render_command(self, runtime: sealed.Runtime) -> list[str]:
+        settings = dataclasses.replace(self._settings, runtime=runtime.digest)
+        return [*runtime.command, "-I", "-S", "-c", _BOOT, runtime.packages, json.dumps(asdict(settings))]
 
 
 def _take_result(reply: wire.Message) -> wire.Message:

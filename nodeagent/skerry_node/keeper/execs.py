@@ -59,6 +59,11 @@ class Execs:
             "exec_forget": self._on_forget,
         }
 
+    @property
+    def count(self) -> int:
+        """How many are here, those among them whose end nobody has fetched."""
+        return len(self._all)
+
     def _on_exec(self, message: wire.Message, reply: door.Reply) -> None:
         entry = wire.parse_entry(message["entry"])
         if entry.name in self._all:

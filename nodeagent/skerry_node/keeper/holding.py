@@ -12,6 +12,8 @@ from skerry_node.keeper import attic
 
 NAME = "attic.sock"
 """Beside the keeper's own socket."""
+_PLAIN_FDS = 3
+"""A pidfd and two pipes, which every start has."""
 _SEND_SECONDS = 0.25
 """How long to wait, once, for an attic that does not keep up: then it is stuck, and is given up."""
 _TAKE_SECONDS = 5.0
@@ -20,14 +22,15 @@ _TAKE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What was kept of one start: the pidfd of its first process, and the reading ends of its pipes."""
+    """What was kept of one start: the pidfd of its first process, the reading ends of its pipes, and what is typed to it, if anything is."""
 
     pidfd: int
     pipe_fds: tuple[int, ...]
+    console_fd: int | None = None
 
     def close(self) -> None:
         """Close all of it; the attic has its own."""
-        for fd in (self.pidfd, *self.pipe_fds):
+        for fd in (self.pidfd, *self.pipe_fds, *(() if self.console_fd is None else (self.console_fd,))):
             os.close(fd)
 
 
@@ -38,9 +41,9 @@ class Attic:
         self._connection: socket.socket | None = connection
         connection.settimeout(_SEND_SECONDS)
 
-    def keep(self, uid: str, attempt: int, *, pidfd: int, pipe_fds: Sequence[int]) -> None:
+    def keep(self, uid: str, attempt: int, *, pidfd: int, pipe_fds: Sequence[int], console_fds: Sequence[int] = ()) -> None:
         """Hold these for start number *attempt* of *uid*, besides the caller."""
-        self._send(b"K" + _render_key(uid, attempt), [pidfd, *pipe_fds])
+        self._send(b"K" + _render_key(uid, attempt), [pidfd, *pipe_fds, *console_fds])
 
     def drop(self, uid: str, attempt: int) -> None:
         """Let go of them; nothing held is fine."""
@@ -109,7 +112,7 @@ def _start(path: str) -> socket.socket:
             try:
                 if os.fork() == 0:
                     os.dup2(listener.fileno(), 0)
-                    os.execv(sys.executable, [sys.executable, "-I", "-S", attic.__file__])  # noqa: S606 - ourselves
+                    _become(attic.__file__)
             finally:
                 os._exit(0)
         os.waitpid(pid, 0)
@@ -117,6 +120,14 @@ def _start(path: str) -> socket.socket:
     if connection is None:
         raise ConnectionRefusedError(f"nothing listens on {path}, which was bound just now")
     return connection
+
+
+def _become(script: str) -> None:
+    """Execute *script* by the Python that runs us; from a sealed runtime, by its own loader as we were."""
+    with open("/proc/self/cmdline", "rb") as file:
+        words = file.read().split(b"\0")
+    start = words[: words.index(b"-I")] if words[1] == b"--library-path" else [os.fsencode(sys.executable)]
+    os.execv(start[0], [*start, b"-I", b"-S", os.fsencode(script)])  # noqa: S606 - ourselves
 
 
 def _take(connection: socket.socket) -> dict[tuple[str, int], Kept]:
@@ -130,7 +141,9 @@ def _take(connection: socket.socket) -> dict[tuple[str, int], Kept]:
         if not key:
             raise ConnectionResetError("it hung up")
         uid, _, attempt = key.decode().rpartition(".")
-        found[uid, int(attempt)] = Kept(pidfd=fds[0], pipe_fds=tuple(fds[1:]))
+        found[uid, int(attempt)] = Kept(
+            pidfd=fds[0], pipe_fds=tuple(fds[1:_PLAIN_FDS]), console_fd=fds[_PLAIN_FDS] if len(fds) > _PLAIN_FDS else None
+        )
 
 
 def _render_key(uid: str, attempt: int) -> bytes:

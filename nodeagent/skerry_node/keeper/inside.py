@@ -12,13 +12,17 @@ import socket
 from dataclasses import dataclass
 from typing import NoReturn
 
-from skerry_node.keeper import confine, identity, inner_mounts, link, program, tree, volumes, wire
+from skerry_node.keeper import confine, identity, inner_mounts, link, program, terminals, tree, volumes, wire
 from skerry_node.kernel import syscalls
 
 ORDER_FD = STATUS_FD = 3
+LINK_IS_THERE = b"L"
+"""What follows the order of a shell that has a link, once it is in our network namespace."""
 HEAD_BYTES = 16
 """An order opens with its length as decimal text of this many bytes."""
 _MAX_FDS = 64
+_COLUMNS, _ROWS = 80, 24
+"""Of a terminal until somebody attaches and tells."""
 _SHELL = wire.Shell(slot=0, id_base=0, link=None)
 _SAMPLE = json.dumps(wire.render_launch(wire.Launch(
     uid="", attempt=0, shell=_SHELL, host_network=False, layers=("",), argv=("sample",), env=("A=b",), working_dir="/", user="0:0", hostname="sample",
@@ -54,7 +58,7 @@ class Waiting:
 
 
 def _settle(orders: socket.socket) -> Waiting:
-    """Wait until the keeper has mapped our ids and moved our link in, then become root and prepare all that can be."""
+    """Wait until the keeper has mapped our ids, then become root and prepare all that can be; the link comes in meanwhile."""
     order, fds = _receive(orders)
     shell = wire.parse_shell(order)
     os.setresgid(0, 0, 0)
@@ -62,12 +66,14 @@ def _settle(orders: socket.socket) -> Waiting:
     os.setresuid(0, 0, 0)
     confine.set_dumpable(False)
     os.setsid()
-    if not order["host_network"]:
-        link.configure_inside(shell.link)
     confine.drop_bounding_set(confine.ADDABLE_MASK)
     confine.set_rlimits()
     program.reset_signals()
     waiting = Waiting(inner_mounts.prepare(host_network=order["host_network"]))
+    if not order["host_network"]:
+        if shell.link is not None and _read(orders, len(LINK_IS_THERE)) != LINK_IS_THERE:
+            os._exit(127)
+        link.configure_inside(shell.link)
     if order["dressed"]:
         _dress(waiting, fds[0])
     if order["waits"]:
@@ -133,15 +139,18 @@ def _read(orders: socket.socket, size: int) -> bytes:
 def _become(launch: wire.Launch, fds: list[int], waiting: Waiting, seccomp_program: bytes) -> NoReturn:
     """Build the root, enter it, give up every right that is not granted, and run the program."""
     stderr, stdout = fds.pop(), fds.pop()
+    stdin = fds.pop() if launch.has_input and not launch.has_terminal else -1
     syscalls.unshare(syscalls.CLONE_NEWCGROUP)
     accounts = _build_root(launch, fds, waiting)
     _enter_root()
     syscalls.sethostname(launch.hostname.encode("utf-8", "surrogateescape"))
     who = _resolve_user(launch.user, accounts)
-    null = os.open("/dev/null", os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(stdout, 1)
-    os.dup2(stderr, 2)
+    if launch.has_terminal:
+        _open_terminal(who)
+    else:
+        os.dup2(stdin if launch.has_input else os.open("/dev/null", os.O_RDWR), 0)
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
     confine.close_fds(STATUS_FD + 1)
     confine.drop_from_addable(launch.capabilities)
     confine.set_identity(who.uid, who.gid, who.groups, keep=launch.capabilities)
@@ -150,6 +159,8 @@ def _become(launch: wire.Launch, fds: list[int], waiting: Waiting, seccomp_progr
     confine.install_filter(seccomp_program)
     try:
         environment = program.make_environment(launch.env, hostname=launch.hostname, home=who.home)
+        if launch.init:
+            program.execute_under_init(launch.argv, environment, status_fd=STATUS_FD)
         program.execute(launch.argv, environment)
     except program.StepFailed as failure:
         _report(failure)
@@ -183,6 +194,18 @@ def _enter_root() -> None:
     syscalls.pivot_root(b".", b".")
     syscalls.umount(b".")
     os.chdir("/")
+
+
+def _open_terminal(who: identity.Identity) -> None:
+    """A terminal of our own as input and both outputs. Its master goes to the keeper, which answers once no death can lose it any more."""
+    master, terminal = terminals.open_pair(who, columns=_COLUMNS, rows=_ROWS)
+    status = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=STATUS_FD)
+    socket.send_fds(status, [b"T"], [master])
+    if not status.recv(1):
+        os._exit(0)
+    status.detach()
+    os.close(master)
+    terminals.become(terminal)
 
 
 def _resolve_user(user: str, accounts: identity.Accounts) -> identity.Identity:

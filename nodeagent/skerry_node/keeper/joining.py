@@ -7,17 +7,13 @@ namespace is the sandbox's from the fork on, so it cannot outlive the first proc
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
-import stat
-import struct
-import termios
 from dataclasses import dataclass
 from typing import NoReturn
 
-from skerry_node.keeper import confine, identity, program, tasks, wire
+from skerry_node.keeper import confine, identity, program, tasks, terminals, wire
 from skerry_node.kernel import syscalls
 
 STATUS_FD, _TARGET_FD = 3, 4
@@ -25,12 +21,6 @@ _JOINED = (
     syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWNS | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWCGROUP
 )
 """One call joins them all, the user namespace first (setns(2)). The pid namespace came with the fork."""
-_TIOCGPTPEER = 0x5441
-"""_IO('T', 0x41): the other end of a pty by its master alone, so that no path is walked (ioctl_tty(2), 4.13)."""
-_TIOCSPTLCK = 0x40045431
-"""_IOW('T', 0x31, int), which the module termios lacks."""
-_PTMX = os.makedev(5, 2)
-_WINDOW = struct.Struct("4H")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,26 +113,13 @@ def _resolve_user(user: str) -> identity.Identity:
 
 
 def _open_terminal(entry: wire.Entry, who: identity.Identity) -> None:
-    """A pty of the sandbox's own devpts as the controlling terminal; its master goes to the keeper."""
-    root = os.open("/", os.O_PATH | os.O_CLOEXEC)
-    strict = syscalls.RESOLVE_IN_ROOT | syscalls.RESOLVE_NO_SYMLINKS
-    master = syscalls.openat2(root, b"dev/pts/ptmx", flags=os.O_RDWR | os.O_NOCTTY, resolve=strict)
-    os.close(root)
-    found = os.fstat(master)
-    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != _PTMX:
-        raise program.StepFailed("tty", "the sandbox has no /dev/pts/ptmx")
-    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
-    terminal = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
-    os.fchown(terminal, who.uid, -1)
-    fcntl.ioctl(master, termios.TIOCSWINSZ, _WINDOW.pack(entry.rows, entry.columns, 0, 0))
-    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
+    """A terminal of the sandbox's own; its master goes to the keeper."""
+    master, terminal = terminals.open_pair(who, columns=entry.columns, rows=entry.rows)
     status = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=STATUS_FD)
     socket.send_fds(status, [b"T"], [master])
     status.detach()
     os.close(master)
-    for number in range(3):
-        os.dup2(terminal, number)
-    os.close(terminal)
+    terminals.become(terminal)
 
 
 def _own_streams(entry: wire.Entry, who: identity.Identity) -> None:

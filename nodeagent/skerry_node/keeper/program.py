@@ -6,11 +6,13 @@ Everything met here is hostile: nothing is imported, no name is looked up, and n
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 from collections.abc import Iterable
 from typing import NoReturn
 
+from skerry_node.keeper import init_binary
 from skerry_node.kernel import paths, syscalls
 
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -70,6 +72,24 @@ def execute(argv: tuple[str, ...], environment: dict[bytes, bytes]) -> NoReturn:
     if number in {errno.ENOENT, errno.ENOTDIR}:
         problem = f"no program {program!r} in the image; name one that is there, by path or found through PATH"
     raise StepFailed("spec.command", problem, reason="CommandNotFound" if number == errno.ENOENT else "CannotRunCommand")
+
+
+def execute_under_init(argv: tuple[str, ...], environment: dict[bytes, bytes], *, status_fd: int) -> NoReturn:
+    """Become our own first process, which starts the program that *argv* names as its child (init.c). Raises StepFailed.
+
+    Whether the program can be run is known only there: it gets the words for *status_fd*, and closes that once the program runs.
+    """
+    program = argv[0]
+    path = next((each for each in find_candidates(program, environment) if os.access(each, os.X_OK) and not os.path.isdir(each)), None)
+    if path is None:
+        execute(argv, environment)  # it says why not
+    failure = {"field": "spec.command", "problem": f"cannot run {program!r}: the kernel cannot execute it", "reason": "CannotRunCommand"}
+    try:
+        fd = init_binary.open_program()
+    except init_binary.NoInit as error:
+        raise StepFailed("spec.init", str(error)) from error
+    os.set_inheritable(status_fd, True)  # noqa: FBT003 - as it is called
+    os.execve(fd, ("skerry-init", json.dumps(failure)[:4000], path, *argv), environment)  # noqa: S606 - this is what we are for
 
 
 def find_candidates(program: str, environment: dict[bytes, bytes]) -> list[str]:

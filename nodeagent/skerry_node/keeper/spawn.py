@@ -12,7 +12,7 @@ import os
 import socket
 from dataclasses import dataclass, field
 
-from skerry_node.keeper import inside, link, logs, records, rootfs, wire
+from skerry_node.keeper import consoles, inside, link, logs, records, rootfs, wire
 from skerry_node.kernel import syscalls
 
 _NAMESPACES = (
@@ -63,11 +63,12 @@ class Starting:
     pidfd: int
     status_fd: int
     streams: tuple[logs.Stream, ...]
+    console: consoles.Console | None = None
     problem: bytearray = field(default_factory=bytearray)
 
 
 def prepare(room: Room, shell: wire.Shell, *, waits: bool, dress: wire.Dress | None = None, host_network: bool = False) -> Parked:
-    """A new shell for *shell*'s slot, with its link in place, and with a root where *dress* says one. Raises OSError; nothing of it stays then.
+    """A new shell for *shell*'s slot, with its link, and with a root where *dress* says one. Raises OSError; nothing of it stays then.
 
     One that *waits* for its sandbox goes through its part before.
     """
@@ -86,14 +87,15 @@ def prepare(room: Room, shell: wire.Shell, *, waits: bool, dress: wire.Dress | N
         try:
             _write_maps(proc_fd, shell.id_base)
             parked.userns_fd = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc_fd)
+            with contextlib.ExitStack() as opened:
+                fds = [] if dress is None else [_mount_root(room, parked, dress.layers, writable=dress.writable)]
+                opened.callback(_close, fds)
+                _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None, "waits": waits}, fds)
             if shell.link is not None and not host_network:
                 _give_link(room, proc_fd, shell.link)
+                ours.send(inside.LINK_IS_THERE)  # the child has built its mounts meanwhile
         finally:
             os.close(proc_fd)
-        with contextlib.ExitStack() as opened:
-            fds = [] if dress is None else [_mount_root(room, parked, dress.layers, writable=dress.writable)]
-            opened.callback(_close, fds)
-            _send(ours, {**wire.render_shell(shell), "host_network": host_network, "dressed": dress is not None, "waits": waits}, fds)
     except BaseException:
         parked.close()
         with contextlib.suppress(ChildProcessError):
@@ -108,6 +110,7 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message, *,
     Consumes *parked*; *volume_fds* stay the caller's. Raises OSError; the child is gone then.
     """
     opened: list[int] = []
+    console = None
     try:
         _join_cgroups(room, order.uid, parked.pid)
         if order.dressed:
@@ -120,24 +123,39 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message, *,
         try:
             logs.ensure_pipes(directory)
             streams = logs.open_streams(directory, room.logs_fd, order.uid, room.bounds)
+            if order.has_input and not order.has_terminal:
+                console, reading_end = consoles.make_input(order.shell.id_base)
+                opened.append(reading_end)
             opened += logs.open_writing_ends(directory, order.shell.id_base)
         finally:
             os.close(directory)
-        reading, writing = os.pipe2(os.O_CLOEXEC)
+        reading, writing = _make_status_channel(has_terminal=order.has_terminal)
         opened.append(writing)
-        os.set_blocking(reading, False)
         _send(parked.orders, raw, [*root_fds, *volume_fds, *opened[len(root_fds) :]])
     except BaseException:
         parked.close()
+        if console is not None:
+            console.close()
         with contextlib.suppress(ChildProcessError):
             os.waitpid(parked.pid, 0)
         raise
     finally:
         _close(opened)
-    starting = Starting(launch=order, pid=parked.pid, pidfd=parked.pidfd, status_fd=reading, streams=streams)
+    starting = Starting(launch=order, pid=parked.pid, pidfd=parked.pidfd, status_fd=reading, streams=streams, console=console)
     parked.pidfd = -1
     parked.close()
     return starting
+
+
+def _make_status_channel(*, has_terminal: bool) -> tuple[int, int]:
+    """Our end, which does not block, and the child's: a pipe, or where a terminal is to come the other way, a socket."""
+    if has_terminal:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        reading, writing = ours.detach(), theirs.detach()
+    else:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(reading, False)
+    return reading, writing
 
 
 def _mount_root(room: Room, parked: Parked, layers: tuple[str, ...], *, writable: str, read_only: bool = False) -> int:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from skerry_node.keeper import door, events, execs, holding, logs, records, spawn, wire
+from skerry_node.keeper import consoles, door, events, execs, holding, logs, records, spawn, wire
 from skerry_node.kernel import syscalls
 
 VERSION = 1
@@ -38,13 +38,16 @@ class Child:
     reply: door.Reply | None = None
     dead_since: float | None = None
     began: float = 0.0
+    console: consoles.Console | None = None
 
 
 class Keeper:
     """Parent of every sandbox of this node. `run` returns when told to stop; sandboxes live on."""
 
-    def __init__(self, room: spawn.Room, listener: socket.socket, attic: holding.Attic) -> None:
+    def __init__(self, room: spawn.Room, listener: socket.socket, attic: holding.Attic, *, runtime: str = "") -> None:
         self._room = room
+        self._listener = listener
+        self._runtime = runtime
         self._attic = attic
         self._events = events.Events()
         self._door = door.Door(listener, self._events, self._answer)
@@ -53,6 +56,7 @@ class Keeper:
         self._dying: list[Child] = []
         self._stop = False
         self._execs = execs.Execs(room, self._events, find=self._find_running)
+        self._consoles = consoles.Consoles(find=self._find_console, has_closed=lambda uid: self._keep(self._children[uid]))
 
     def run(self) -> None:
         """Serve until a `stop` request."""
@@ -75,12 +79,14 @@ class Keeper:
     def _answer(self, message: wire.Message, reply: door.Reply) -> None:
         handlers: dict[str, Callable[[wire.Message, door.Reply], None]] = {
             **self._execs.handlers,
+            **self._consoles.handlers,
             "state": self._on_state,
             "prepare": self._on_prepare,
             "launch": self._on_launch,
             "signal": self._on_signal,
             "discard": self._on_discard,
             "forget_layer": self._on_forget_layer,
+            "renew": self._on_renew,
             "stop": self._on_stop,
         }
         try:
@@ -91,7 +97,7 @@ class Keeper:
     def _on_state(self, _: wire.Message, reply: door.Reply) -> None:
         children = {child.uid: {"pid": child.pid, "attempt": child.attempt} for child in self._children.values()}
         shells = [[slot, parked.dress and parked.dress.layers] for slot, parked in self._shells.items()]
-        reply({"ok": {"version": VERSION, "pid": os.getpid(), "children": children, "shells": shells}})
+        reply({"ok": {"version": VERSION, "runtime": self._runtime, "pid": os.getpid(), "children": children, "shells": shells}})
 
     def _on_prepare(self, message: wire.Message, reply: door.Reply) -> None:
         shell = wire.parse_shell(message["shell"])
@@ -123,14 +129,18 @@ class Keeper:
         starting = spawn.launch(self._room, parked, order, message["launch"], volume_fds=message["fds"])
         child = Child(
             uid=order.uid, attempt=order.attempt, pid=starting.pid, pidfd=starting.pidfd, streams=starting.streams,
-            starting=starting, reply=reply, began=began,
+            starting=starting, reply=reply, began=began, console=starting.console,
         )  # fmt: skip
         self._children[order.uid] = child
+        if child.console is not None:
+            self._keep(child)  # before the program can run, whose input it is
         self._events.watch(starting.status_fd, lambda _: self._on_status(child, starting, warm=warm))
         self._watch_child(child)
 
     def _on_status(self, child: Child, starting: spawn.Starting, *, warm: bool) -> None:
-        part = os.read(starting.status_fd, 4096)
+        part = self._take_terminal(child, starting) if starting.launch.has_terminal else os.read(starting.status_fd, 4096)
+        if part is None:
+            return
         if part:
             starting.problem += part
             return
@@ -149,8 +159,25 @@ class Keeper:
             reply({"ok": {"pid": child.pid, "attempt": child.attempt, "warm": warm, "seconds": seconds}})
         self._keep(child)
 
+    def _take_terminal(self, child: Child, starting: spawn.Starting) -> bytes | None:
+        """Bytes of a problem, none at the end; None when a terminal came, which is held now, or nothing did."""
+        try:
+            part, console = consoles.take_master(starting.status_fd, self._room.runtime_fd, child.uid)
+        except BlockingIOError:
+            return None
+        if console is None:
+            return part
+        child.console = console
+        self._keep(child)
+        self._watch_console(child)
+        with contextlib.suppress(BrokenPipeError):
+            os.write(starting.status_fd, consoles.ACCEPTED)
+        return part or None
+
     def _keep(self, child: Child) -> None:
-        self._attic.keep(child.uid, child.attempt, pidfd=child.pidfd, pipe_fds=[stream.pipe_fd for stream in child.streams])
+        console_fds = [child.console.fd] if child.console is not None and child.console.fd >= 0 else []
+        pipe_fds = [stream.pipe_fd for stream in child.streams]
+        self._attic.keep(child.uid, child.attempt, pidfd=child.pidfd, pipe_fds=pipe_fds, console_fds=console_fds)
 
     def _on_signal(self, message: wire.Message, reply: door.Reply) -> None:
         child = self._children.get(message["uid"])
@@ -173,9 +200,30 @@ class Keeper:
         self._attic.stop()
         reply({"ok": {}})
 
+    def _on_renew(self, message: wire.Message, reply: door.Reply) -> None:
+        """Execute the next keeper, which adopts our children: they stay ours, since we stay the same process (ADR 17).
+
+        Not while something would be lost: a start that is not answered yet, an exec whose end only we can tell.
+        """
+        if self._execs.count or any(child.starting for child in self._children.values()) or not message["fds"]:
+            reply({"ok": {"renewed": False}})
+            return
+        for slot in list(self._shells):
+            self._drop_shell(slot)
+        *argv, settings = message["argv"]
+        listener = os.dup(self._listener.fileno())
+        os.set_inheritable(listener, True)  # noqa: FBT003 - the os module's own signature
+        reply({"ok": {"renewed": True}})
+        syscalls.setns(message["fds"][0], syscalls.CLONE_NEWNS)
+        os.execv(argv[0], [*argv, json.dumps({**json.loads(settings), "listener_fd": listener})])  # noqa: S606 - our own runtime
+
     def _find_running(self, uid: str) -> int | None:
         child = self._children.get(uid)
         return child.pidfd if child is not None and child.starting is None and child.dead_since is None else None
+
+    def _find_console(self, uid: str) -> consoles.Console | None:
+        child = self._children.get(uid)
+        return child.console if child is not None and child.starting is None and child.dead_since is None else None
 
     # Processes and their output
 
@@ -183,6 +231,17 @@ class Keeper:
         self._events.watch(child.pidfd, lambda _: self._on_death(child))
         for stream in child.streams:
             self._events.watch(stream.pipe_fd, functools.partial(self._on_output, stream))
+
+    def _watch_console(self, child: Child) -> None:
+        console = child.console
+        if console is None or not console.is_terminal:
+            return
+
+        def show(mask: int) -> None:
+            if not console.pump(child.streams[0]) and mask & events.HANG_UP:
+                self._events.unwatch(console.fd)
+
+        self._events.watch(console.fd, show)
 
     def _on_output(self, stream: logs.Stream, mask: int) -> None:
         if stream.pump() is None or (mask & events.HANG_UP and not mask & events.READABLE):
@@ -213,6 +272,8 @@ class Keeper:
 
     def _drain(self, child: Child) -> None:
         """Move what the dead still have in their pipes; every process of the sandbox has died with its first."""
+        if child.console is not None:
+            child.console.drain(child.streams[0])
         for stream in child.streams:
             while stream.pump():
                 pass
@@ -228,6 +289,9 @@ class Keeper:
 
     def _forget(self, child: Child) -> None:
         self._children.pop(child.uid, None)
+        if child.console is not None:
+            self._events.unwatch(child.console.fd)
+            child.console.close()
         for stream in child.streams:
             self._events.unwatch(stream.pipe_fd)
             stream.close()
@@ -259,19 +323,27 @@ class Keeper:
             self._attic.keep(uid, record.attempt, pidfd=pidfd, pipe_fds=[stream.pipe_fd for stream in streams])
         if pidfd is None and above is not None:
             pidfd = os.dup(above.pidfd)  # it ended while there was no keeper: now its end and its output are told
+        console = self._hold_console(uid, above)
         if pidfd is None:
             for stream in streams:
                 while stream.pump():
                     pass
                 stream.close()
             return
-        child = Child(uid=uid, attempt=record.attempt, pid=record.pid, pidfd=pidfd, streams=streams)
+        child = Child(uid=uid, attempt=record.attempt, pid=record.pid, pidfd=pidfd, streams=streams, console=console)
         if not record.started and records.is_own_program(record.pid):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its orders died with the keeper: it was never started
         elif not record.started:
             records.mark_started(self._room.runtime_fd, uid)
         self._children[uid] = child
         self._watch_child(child)
+        self._watch_console(child)
+
+    def _hold_console(self, uid: str, above: holding.Kept | None) -> consoles.Console | None:
+        """What the attic kept of what is typed to *uid*."""
+        if above is None or above.console_fd is None:
+            return None
+        return consoles.hold(os.dup(above.console_fd), self._room.runtime_fd, uid)
 
 
 def _wait_status(child: Child) -> tuple[bool, int | None]:

@@ -64,6 +64,7 @@ class Launch:
     `layers` are file names below the layer directory, lowest first. `user` is the text of the image or manifest, resolved by the
     child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0. `dressed` tells that the shell's
     own root is to be used: its writable layer has become this sandbox's. Each of `volumes` is an fd that comes with the request.
+    With `has_terminal` input and both outputs are a terminal of the sandbox's own; with `has_input` alone, input is a pipe that is held open.
     """
 
     uid: str
@@ -82,6 +83,15 @@ class Launch:
     capabilities: int
     dressed: bool
     volumes: tuple[Volume, ...] = ()
+    init: bool = False
+    """The first process is ours, and starts the program."""
+    has_terminal: bool = False
+    has_input: bool = False
+
+    @property
+    def has_console(self) -> bool:
+        """Whether somebody can type to the first process."""
+        return self.has_terminal or self.has_input
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +151,11 @@ def take(buffer: bytearray) -> Message | None:
 
 
 def render_launch(launch: Launch) -> Message:
-    """*launch* as JSON."""
-    return asdict(launch)
+    """*launch* as JSON. What an older keeper does not know is said only where it is wanted."""
+    raw = asdict(launch)
+    if not launch.init:
+        del raw["init"]
+    return raw
 
 
 def render_shell(shell: Shell) -> Message:

@@ -72,7 +72,7 @@ class Netlink:
         for message in messages:
             sequence = self._next()
             waiting[sequence] = message.what
-            batch += _pack(message, sequence, flags=ACK)
+            batch += pack(message, sequence, flags=ACK)
         self._socket.send(batch)
         failure: OSError | None = None
         while waiting:
@@ -80,16 +80,16 @@ class Netlink:
                 if kind != _ERROR or sequence not in waiting:
                     continue  # an answer to an earlier batch that was interrupted
                 what = waiting.pop(sequence)
-                number = -_SIGNED.unpack_from(body)[0]
+                number = error_number(body)
                 if number and failure is None:
-                    failure = OSError(number, f"{what}: {_explain(number, flags, body)}")
+                    failure = OSError(number, f"{what}: {explain(number, flags, body)}")
         if failure is not None:
             raise failure
 
     def dump(self, message: Message) -> list[bytes]:
         """The bodies of every object that a dump request names. Raises OSError."""
         sequence = self._next()
-        self._socket.send(_pack(message, sequence, flags=DUMP))
+        self._socket.send(pack(message, sequence, flags=DUMP))
         found: list[bytes] = []
         while True:
             for kind, flags, answered, body in self._receive():
@@ -98,8 +98,8 @@ class Netlink:
                 if kind == _DONE:
                     return found
                 if kind == _ERROR:
-                    number = -_SIGNED.unpack_from(body)[0]
-                    raise OSError(number, f"{message.what}: {_explain(number, flags, body)}")
+                    number = error_number(body)
+                    raise OSError(number, f"{message.what}: {explain(number, flags, body)}")
                 found.append(body)
 
     def _next(self) -> int:
@@ -150,12 +150,29 @@ def parse_attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
-def _pack(message: Message, sequence: int, *, flags: int) -> bytes:
+def list_attributes(data: bytes) -> Iterator[bytes]:
+    """The bodies of a list whose attributes are all of one type."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, _ = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size:
+            return
+        yield data[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def pack(message: Message, sequence: int, *, flags: int) -> bytes:
+    """The bytes of *message* with its header."""
     size = _HEADER.size + len(message.body)
     return _HEADER.pack(size, message.kind, message.flags | flags | REQUEST, sequence, 0) + message.body + bytes(-size % 4)
 
 
-def _explain(number: int, flags: int, body: bytes) -> str:
+def error_number(body: bytes) -> int:
+    """The errno of an answer; 0 when it went well."""
+    return -int(_SIGNED.unpack_from(body)[0])
+
+
+def explain(number: int, flags: int, body: bytes) -> str:
     """The kernel's own words where it has any, behind the name of the error number."""
     explanation = b""
     if flags & _ACK_HAS_EXPLANATION:  # the request's header alone lies before it: NETLINK_CAP_ACK

@@ -161,6 +161,11 @@ def splice(source_fd: int, target_fd: int, *, offset: int, count: int) -> int:
     )
 
 
+def splice_into_pipe(source_fd: int, pipe_fd: int, *, count: int) -> int:
+    """Move up to *count* bytes from a terminal's master into a pipe; BlockingIOError when the one is empty or the other full (5.11)."""
+    return _check(_libc.splice(source_fd, None, pipe_fd, None, ctypes.c_size_t(count), SPLICE_F_NONBLOCK), "splice")
+
+
 def pidfd_exit_status(pidfd: int) -> int | None:
     """The wait status of a process that has been reaped by anyone, or None when the kernel does not tell (before 6.15)."""
     import fcntl  # noqa: PLC0415 - not on the launch path

@@ -16,7 +16,9 @@ from skerry_node.kernel import netlink
 
 _IFINFO, _IFADDR = struct.Struct("=BxHiII"), struct.Struct("=BBBBI")
 _RTM_NEWLINK, _RTM_DELLINK, _RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 16, 17, 20, 21, 22
+_RTM_SETLINK = 19
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFA_ADDRESS, _IFA_LOCAL = 1, 3, 18, 1, 1, 2
+_IFLA_PROTINFO, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 12, 4, 33
 _UP = 1
 _IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
 
@@ -35,6 +37,7 @@ def ensure_bridge(name: str, *, network: ipaddress.IPv4Network, gateway: ipaddre
         _ensure_address(rtnl, name, index, ipaddress.IPv4Interface((gateway, network.prefixlen)))
         body = _IFINFO.pack(0, 0, index, _UP, _UP) + netlink.attribute(_IFLA_ADDRESS, b"\x02\x58" + gateway.packed)
         rtnl.ask(netlink.Message(_RTM_NEWLINK, 0, body, f"bring up bridge {name}"))
+    _write(f"/proc/sys/net/ipv4/conf/{name}/route_localnet", "1")  # ports published on the node's loopback; see portrules
     with open(_IP_FORWARD, encoding="ascii") as file:
         is_forwarding = file.read().strip() == "1"
     if not is_forwarding:
@@ -53,6 +56,31 @@ def remove_bridge(name: str) -> None:
         except OSError as error:
             if error.errno != errno.ENODEV:
                 raise
+
+
+def open_port(name: str) -> None:
+    """Let the bridge's port *name* exchange frames with other ports, and with itself: needed where a published port meets br_netfilter.
+
+    What passes then is for the nft table of `portrules` to say. Raises OSError: ENODEV when there is no such link.
+    """
+    with netlink.Netlink() as rtnl:
+        body = _IFINFO.pack(socket.AF_BRIDGE, 0, _index(name), 0, 0)
+        flags = netlink.attribute(_IFLA_BRPORT_ISOLATED, b"\x00") + netlink.attribute(_IFLA_BRPORT_MODE, b"\x01")
+        rtnl.ask(netlink.Message(_RTM_SETLINK, 0, body + netlink.nested(_IFLA_PROTINFO, flags), f"open port {name}"))
+
+
+def hands_frames_to_rules() -> bool:
+    """Whether br_netfilter is there and on: its switch is the whole machine's."""
+    with contextlib.suppress(FileNotFoundError), open("/proc/sys/net/bridge/bridge-nf-call-iptables", encoding="ascii") as file:
+        return file.read().strip() != "0"
+    return False
+
+
+def _index(name: str) -> int:
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:  # it comes without a number
+        raise OSError(errno.ENODEV, f"link {name}: {os.strerror(errno.ENODEV)}") from error
 
 
 def _ensure_link(rtnl: netlink.Netlink, name: str) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import ipaddress
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from skerry_node.settings import MAX_SLOTS
@@ -37,6 +38,8 @@ class Ipam:
     """The leases of one node. The files are the truth; this holds a copy for speed, and is the only writer."""
 
     def __init__(self, leases_dir: str, *, network: ipaddress.IPv4Network, id_base: int, link_prefix: str) -> None:
+        self.before_release: Callable[[int], None] = lambda _: None
+        """Called with a slot before it is free: what the kernel holds of it must go first. May raise OSError; the slot stays taken then."""
         os.makedirs(leases_dir, mode=0o700, exist_ok=True)
         self._directory_fd = os.open(leases_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._network = network
@@ -74,6 +77,7 @@ class Ipam:
 
     def release(self, slot: int) -> None:
         """Free *slot*; a free one is fine."""
+        self.before_release(slot)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(str(slot), dir_fd=self._directory_fd)
         owner = self._owners.pop(slot, None)
@@ -97,9 +101,21 @@ class Ipam:
         """The address of *slot*."""
         return self._network[slot]
 
+    def find_slot(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int | None:
+        """The slot whose address that is, taken or not; None when it is none of ours."""
+        if not isinstance(address, ipaddress.IPv4Address) or address not in self._network:
+            return None
+        slot = int(address) - int(self._network.network_address)
+        return slot if FIRST_SLOT <= slot < self._slots else None
+
     def id_range(self, slot: int) -> tuple[int, int]:
         """First host id and number of ids of *slot*."""
         return self._id_base + slot * IDS_PER_SLOT, IDS_PER_SLOT
+
+    @property
+    def link_prefix(self) -> str:
+        """What the names of all links of this node begin with."""
+        return self._link_prefix
 
     def mac(self, slot: int) -> str:
         """A locally administered address made from the IP address: 02:58 and its four bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from skerry_api.sandbox import DesiredState, Sandbox
 from skerry_node.keeper import wire
 from skerry_node.serving.exec_options import ExecOptions
 from skerry_node.serving.refusal import Refused
+from skerry_node.sessions.consoles import Consoles
 from skerry_node.sessions.table import Sessions
 
 __all__ = ["Backend", "Image", "Info", "Refused"]
@@ -99,6 +101,11 @@ class Backend(Protocol):
         """The execs of this node."""
         ...
 
+    @property
+    def consoles(self) -> Consoles:
+        """What is typed to first processes."""
+        ...
+
     def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         ...
@@ -109,6 +116,10 @@ class Backend(Protocol):
 
     def order_task(self, sandbox: Sandbox, task: str, arguments: tuple[str, ...], *, user: str = "") -> wire.Entry:
         """The keeper's order for a task of ours in *sandbox*. Raises Refused while nothing runs there."""
+        ...
+
+    def visit(self, sandbox: Sandbox) -> AbstractContextManager[None]:
+        """Somebody is with *sandbox* for the time of a block: it wakes, and does not sleep."""
         ...
 
     async def signal(self, sandbox: Sandbox, number: int) -> None:

@@ -43,8 +43,16 @@ def parse_options(query: Mapping[str, str]) -> Options:
         since_ns=_parse_since(query.get("since", "")),
         has_timestamps=_flag(query, "timestamps"),
         has_frames=_flag(query, "frames"),
-        cursor=_parse_cursor(query.get("cursor", "")),
+        cursor=parse_cursor(query.get("cursor", "")),
     )
+
+
+def parse_cursor(text: str) -> dict[str, int]:
+    """From `stdout:123,stderr:0`: the offsets to go on from. Raises Refused."""
+    pairs = [part.partition(":") for part in text.split(",") if part]
+    if any(name not in logfiles.STREAMS or not offset.isdecimal() or len(offset) > 18 for name, _, offset in pairs):
+        raise Refused("must be as stdout:123,stderr:0", field="cursor")
+    return {name: int(offset) for name, _, offset in pairs}
 
 
 async def respond(request: web.Request, *, options: Options, directory: str, has_ended: Callable[[], bool]) -> web.StreamResponse:
@@ -95,14 +103,6 @@ def _parse_tail(text: str) -> int | None:
     if not text.isdecimal() or len(text) > 9:
         raise Refused("must be a number of lines, or all", field="tail")
     return int(text)
-
-
-def _parse_cursor(text: str) -> dict[str, int]:
-    """From `stdout:123,stderr:0`: the offsets to go on from."""
-    pairs = [part.partition(":") for part in text.split(",") if part]
-    if any(name not in logfiles.STREAMS or not offset.isdecimal() or len(offset) > 18 for name, _, offset in pairs):
-        raise Refused("must be as stdout:123,stderr:0", field="cursor")
-    return {name: int(offset) for name, _, offset in pairs}
 
 
 def _parse_since(text: str) -> int:

@@ -221,7 +221,7 @@ class _Routes:
         if self._metrics is None:
             raise Refused("this agent serves no metrics here", status=404, reason="NotFound")
         # Prometheus text format 0.0.4
-        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        return web.Response(body=await asyncio.to_thread(self._metrics), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     def find(self, request: web.Request) -> api.Sandbox:
         """The sandbox that the path names. Raises Refused."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -97,20 +98,24 @@ class StreamRoutes:
         return answer
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
-        """A WebSocket: the first process's output from now on, and its exit code."""
+        """A WebSocket: the first process's output and its exit code; with stdin also what is typed to it."""
         sandbox = self._find(request)
-        if exec_options.flag(request.query, "stdin") or exec_options.flag(request.query, "tty"):
-            raise Refused("the first process has no input and no terminal; run a program beside it with exec", field="stdin")
+        options = attaching.parse(request.query)
+        if options.has_input and not sandbox.spec.stdin:
+            name = sandbox.metadata.name
+            raise Refused(f"{name} has no input; create it with spec.stdin, or run a program beside it: skerry exec", field="spec.stdin")
         _require_upgrade(request)
         answer = streams.make_socket()
         await answer.prepare(request)
-        await attaching.serve_output(
-            answer,
-            directory=self._backend.log_directory(sandbox),
-            has_ended=lambda: self._has_ended(sandbox),
-            exit_code=lambda: self._exit_code(sandbox),
-            signal=lambda number: self._backend.signal(sandbox, number),
-        )
+        with self._backend.visit(sandbox), contextlib.closing(self._backend.consoles.attach(sandbox.metadata.uid)) as console:
+            program = attaching.Program(
+                directory=self._backend.log_directory(sandbox),
+                has_ended=lambda: self._has_ended(sandbox),
+                exit_code=lambda: self._exit_code(sandbox),
+                signal=lambda number: self._backend.signal(sandbox, number),
+                console=console,
+            )
+            await attaching.serve(answer, options, program)
         return answer
 
     async def top(self, request: web.Request) -> web.Response:
@@ -138,7 +143,8 @@ class StreamRoutes:
         except BaseException:
             connection.close()
             raise
-        await ports.serve_connection(answer, connection, port=port)
+        with self._backend.visit(sandbox):
+            await ports.serve_connection(answer, connection, port=port)
         return answer
 
     async def start(self, sandbox: api.Sandbox, options: exec_options.ExecOptions) -> Session:

@@ -31,7 +31,8 @@ class Line:
         """The answer and its fds, which are the caller's now. Raises client.Refused, client.KeeperLost."""
         try:
             await asyncio.get_running_loop().sock_sendall(self._socket, wire.encode({"id": 1, "do": do, **fields}))
-            answer = await asyncio.wait_for(self._answers.get(), _REPLY_SECONDS)
+            async with asyncio.timeout(_REPLY_SECONDS):  # wait_for of Python 3.11 may swallow a cancellation
+                answer = await self._answers.get()
         except (TimeoutError, OSError, ValueError) as error:
             raise client.KeeperLost(f"the keeper did not answer {do!r}") from error
         if "lost" in answer:

@@ -58,6 +58,10 @@ class Sessions:
         """The execs of sandbox *uid*; tasks of ours are none."""
         return tuple(each for each in self._all.values() if each.uid == uid and not each.task)
 
+    def busy_uids(self) -> frozenset[str]:
+        """The sandboxes in which an exec or a task of ours lives."""
+        return frozenset(each.uid for each in self._all.values() if not each.exit.done())
+
     async def adopt(self) -> None:
         """Take up what an earlier agent started and the keeper still has; tasks of ours are ended: nobody waits for them."""
         try:

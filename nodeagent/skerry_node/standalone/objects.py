@@ -165,10 +165,14 @@ def _refuse_changes(old: api.SandboxSpec, new: api.SandboxSpec) -> None:
         "spec.workingDir": old.working_dir != new.working_dir,
         "spec.user": old.user != new.user,
         "spec.hostname": old.hostname != new.hostname,
+        "spec.stdin": old.stdin != new.stdin,
+        "spec.tty": old.tty != new.tty,
         "spec.security": old.security != new.security,
         "spec.volumes": old.volumes != new.volumes,
         "spec.volumeMounts": old.volume_mounts != new.volume_mounts,
         "spec.network.mode": old.network.mode != new.network.mode,
+        "spec.init": old.init != new.init,
+        "spec.network.ports": old.network.ports != new.network.ports,
         "spec.restartPolicy": old.restart_policy != new.restart_policy,
     }
     for field, is_changed in fixed.items():

@@ -49,20 +49,25 @@ class _Streams:
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Audited whatever happens. A connection on which something was refused is not used again."""
-        part = request.match_info
+        part, meters = request.match_info, self._service.meters
         entry = Entry(part["namespace"][:256], part["name"][:256], part["subresource"][:64], request.method, _source(request))
         try:
             call = await self._admit(request, entry)
         except Denied as error:
-            entry.write("refused" if error.status in {401, 403} else "failed", reason=error.message)
+            outcome = "refused" if error.status in {401, 403} else "failed"
+            entry.write(outcome, reason=error.message)
+            meters.answered(entry.subresource, outcome)
             raise
         except errors.RequestFailed as error:
             entry.write("failed", reason=str(error))
+            meters.answered(entry.subresource, "failed")
             raise Unserved("the API server does not answer the gateway: try again", status=503, reason="ServiceUnavailable") from error
         entry.write("allowed")
+        meters.answered(entry.subresource, "allowed")
         self._open += 1
         try:
-            return await self._stream(request, call, entry)
+            with meters.stream(entry.subresource):
+                return await self._stream(request, call, entry)
         except Denied as error:
             entry.write("refused" if error.status in {401, 403} else "failed", reason=error.message)
             raise

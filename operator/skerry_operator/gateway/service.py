@@ -9,12 +9,14 @@ import ssl
 
 import aiohttp
 from aiohttp import web
+from cryptography import x509
 
 from skerry_operator import errors
 from skerry_operator.client import Client
 from skerry_operator.gateway import certificates, identity, proxying, routes
 from skerry_operator.gateway.keyring import Timing
 from skerry_operator.gateway.listener import Listener
+from skerry_operator.gateway.meters import Meters
 from skerry_operator.gateway.settings import Settings
 from skerry_operator.gateway.signing import Signer
 from skerry_operator.gateway.targets import Targets
@@ -34,6 +36,7 @@ class Service:
     def __init__(self, settings: Settings, connection: Client) -> None:
         self.settings = settings
         self.client = connection
+        self.meters = Meters()
         self.session: aiohttp.ClientSession = proxying.make_session()
         timing = Timing(generation=datetime.timedelta(days=settings.key_days))
         self.trust = Trust(connection, system_namespace=settings.system_namespace, hosts=settings.hosts, timing=timing, now=_now)
@@ -56,6 +59,8 @@ class Service:
 
     async def run(self) -> None:
         """Until cancelled. Raises errors.Unconfigured where the API server has no aggregation layer."""
+        if self.settings.metrics_port:
+            self.meters.serve(self.settings.metrics_port)
         while True:
             try:
                 await self._refresh()
@@ -96,6 +101,8 @@ class Service:
         is_changed = await self.trust.refresh()
         if is_changed:
             self._agent_context = self.trust.own.agent_context()
+            for name, pair in (("gateway", self.trust.own.server), ("gateway-client", self.trust.own.client)):
+                self.meters.certified(name, x509.load_pem_x509_certificate(pair.certificate).not_valid_after_utc.timestamp())
         is_changed = is_changed or config != self._config
         self._config = config
         return is_changed

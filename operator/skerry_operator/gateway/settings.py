@@ -21,6 +21,8 @@ class Settings:
     """Whose signing requests are granted; empty: `skerry-agent` of the system namespace."""
     key_days: float = 60.0
     max_streams: int = 2000
+    metrics_port: int = 0
+    """0: no metrics."""
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -50,6 +52,7 @@ def parse(arguments: Sequence[str]) -> Settings:
     )
     parser.add_argument("--key-days", type=float, default=default.key_days, help="age at which keys are replaced; default: %(default)g")
     parser.add_argument("--max-streams", type=int, default=default.max_streams, help="streams at once; default: %(default)s")
+    parser.add_argument("--metrics-port", type=int, default=default.metrics_port, help="Prometheus metrics on this port; 0, the default: none")
     given = parser.parse_args(arguments)
     _, colon, port = given.listen.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65_535:

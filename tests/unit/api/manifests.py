@@ -35,6 +35,9 @@ _CAPABILITY = "write a capability in capitals, for example NET_BIND_SERVICE"
 _UNKNOWN = "unknown field"
 _SECRET = "write the name of a Secret: lower-case letters, digits, dashes and dots"
 _SOURCE = "write one of configMap, emptyDir, hostPath, secret"
+_PORT = "write a whole number from 1 to 65535"
+_PORT_NAME = "write at most 15 lower-case letters, digits and dashes"
+_PORT_ADDRESS = "write an address of the node, for example 127.0.0.1"
 _DATA = {"name": "data", "emptyDir": {}}
 
 
@@ -46,12 +49,20 @@ def _both(name: str, request: str, limit: str) -> dict[str, Any]:
     return {"resources": {"requests": {name: request}, "limits": {name: limit}}}
 
 
+def _egress(**egress: Any) -> dict[str, Any]:
+    return {"network": {"egress": egress}}
+
+
 def _volumes(*volumes: Any) -> dict[str, Any]:
     return {"volumes": list(volumes)}
 
 
 def _sized(size: str) -> dict[str, Any]:
     return {"name": "a", "emptyDir": {"sizeLimit": size}}
+
+
+def _ports(*ports: Any) -> dict[str, Any]:
+    return {"network": {"ports": list(ports)}}
 
 
 def _mounts(**mount: Any) -> dict[str, Any]:
@@ -99,10 +110,69 @@ BAD = (
     ),
     Bad("request a word", {"resources": {"requests": {"cpu": "x"}}}, "spec.resources.requests.cpu", _QUANTITY),
     Bad("network mode", {"network": {"mode": "bridge"}}, "spec.network.mode", "write one of Bridge, None, Host", "supported values"),
-    Bad("network port", {"network": {"ports": []}}, "spec.network.ports", "no such field", _UNKNOWN),
+    Bad("egress without a network", {"network": {"mode": "None", "egress": {}}}, "spec.network.egress", "write it only with mode: Bridge"),
+    Bad("egress default", _egress(default="Drop"), "spec.network.egress.default", "write one of Allow, Deny", "supported values"),
+    Bad("egress rule of nothing", _egress(allow=[{}]), "spec.network.egress.allow[0]", "write one of cidr, host"),
+    Bad("egress rule of both", _egress(deny=[{"cidr": "192.0.2.0/24", "host": "a.b"}]), "spec.network.egress.deny[0]", "write one of cidr, host"),
+    Bad("egress address alone", _egress(allow=[{"cidr": "192.0.2.1"}]), "spec.network.egress.allow[0].cidr", "write a network"),
+    Bad("egress bits beyond the prefix", _egress(allow=[{"cidr": "192.0.2.1/24"}]), "spec.network.egress.allow[0].cidr", "write a network"),
+    Bad("egress name in capitals", _egress(allow=[{"host": "Example.com"}]), "spec.network.egress.allow[0].host", "write a name in lower case"),
+    Bad("egress star inside", _egress(allow=[{"host": "a.*.b"}]), "spec.network.egress.allow[0].host", "write a name in lower case"),
+    Bad("egress name with a dot at its end", _egress(allow=[{"host": "a.b."}]), "spec.network.egress.allow[0].host", "write a name in lower case"),
+    Bad(
+        "egress port 0",
+        _egress(allow=[{"host": "a.b", "ports": [{"port": 0}]}]),
+        "spec.network.egress.allow[0].ports[0].port",
+        "write a whole number from 1 to 65535",
+    ),
+    Bad(
+        "egress protocol",
+        _egress(allow=[{"host": "a.b", "ports": [{"port": 1, "protocol": "tcp"}]}]),
+        "spec.network.egress.allow[0].ports[0].protocol",
+        "write one of TCP, UDP",
+        "supported values",
+    ),
+    Bad(
+        "egress rules", _egress(allow=[{"host": "a.b"}] * 33), "spec.network.egress.allow", "write a list of at most 32", "must have at most 32 items"
+    ),
+    Bad("ports a map", {"network": {"ports": {}, "mode": "Bridge"}}, "spec.network.ports", "write a list of at most 64", "must be of type array"),
+    Bad("ports too many", _ports(*[{"containerPort": 80}] * 65), "spec.network.ports", "write a list of at most 64", "must have at most 64 items"),
+    Bad("port without a number", _ports({"name": "a"}), "spec.network.ports[0].containerPort", _PORT, "Required value"),
+    Bad("port 0", _ports({"containerPort": 0}), "spec.network.ports[0].containerPort", _PORT),
+    Bad("port a word", _ports({"containerPort": "80"}), "spec.network.ports[0].containerPort", _PORT, "must be of type integer"),
+    Bad("hostPort 0", _ports({"containerPort": 80, "hostPort": 0}), "spec.network.ports[0].hostPort", _PORT),
+    Bad("hostPort 65536", _ports({"containerPort": 80, "hostPort": 65536}), "spec.network.ports[0].hostPort", _PORT),
+    Bad(
+        "port protocol",
+        _ports({"containerPort": 80, "protocol": "tcp"}),
+        "spec.network.ports[0].protocol",
+        "write one of TCP, UDP",
+        "supported values",
+    ),
+    Bad("port name", _ports({"containerPort": 80, "name": "Http"}), "spec.network.ports[0].name", _PORT_NAME),
+    Bad("port name a number", _ports({"containerPort": 80, "name": "80"}), "spec.network.ports[0].name", _PORT_NAME),
+    Bad("port name too long", _ports({"containerPort": 80, "name": "a" * 16}), "spec.network.ports[0].name", "write at most 15", "Too long"),
+    Bad("two ports of a name", _ports(*[{"containerPort": 80, "name": "a"}] * 2), "spec.network.ports[1].name", "name of its own"),
+    Bad("hostPort twice", _ports(*[{"containerPort": 80, "hostPort": 1}] * 2), "spec.network.ports[1].hostPort", "hostPort of its own"),
+    Bad(
+        "hostPort twice, once at an address",
+        _ports({"containerPort": 80, "hostPort": 1}, {"containerPort": 81, "hostPort": 1, "hostIP": "127.0.0.1"}),
+        "spec.network.ports[1].hostPort",
+        "hostPort of its own",
+    ),
+    Bad("hostIP a name", _ports({"containerPort": 80, "hostPort": 1, "hostIP": "localhost"}), "spec.network.ports[0].hostIP", _PORT_ADDRESS),
+    Bad("hostIP alone", _ports({"containerPort": 80, "hostIP": "127.0.0.1"}), "spec.network.ports[0].hostIP", "write a hostPort beside it"),
+    Bad(
+        "hostPort without a bridge",
+        {"network": {"mode": "None", "ports": [{"containerPort": 80, "hostPort": 1}]}},
+        "spec.network.ports[0].hostPort",
+        "write no hostPort unless network.mode is Bridge",
+    ),
     Bad("restartPolicy", {"restartPolicy": "Sometimes"}, "spec.restartPolicy", "write one of Never, OnFailure, Always", "supported values"),
     Bad("desiredState", {"desiredState": "Frozen"}, "spec.desiredState", "write one of Running, Stopped, Paused", "supported values"),
     Bad("active seconds", {"ttl": {"activeSeconds": 0}}, "spec.ttl.activeSeconds", "write a whole number from 1 to 31536000"),
+    Bad("idle seconds", {"ttl": {"idleSeconds": 0}}, "spec.ttl.idleSeconds", "write a whole number from 1 to 31536000"),
+    Bad("on idle", {"ttl": {"idleSeconds": 5, "onIdle": "Freeze"}}, "spec.ttl.onIdle", "write one of", "Unsupported value"),
     Bad("after finished", {"ttl": {"secondsAfterFinished": -1}}, "spec.ttl.secondsAfterFinished", "write a whole number from 0 to 31536000"),
     Bad("grace", {"terminationGracePeriodSeconds": 86401}, "spec.terminationGracePeriodSeconds", "write a whole number from 0 to 86400"),
     Bad(

@@ -18,7 +18,14 @@ FULL = manifests.good(
     user="1000:1000",
     hostname="hello",
     resources={"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"cpu": "1", "memory": "256Mi", "pids": 256}},
-    network={"mode": "None"},
+    network={
+        "mode": "Bridge",
+        "ports": [
+            {"name": "http", "containerPort": 80, "hostPort": 8080, "hostIP": "127.0.0.1", "protocol": "TCP"},
+            {"containerPort": 53, "hostPort": 8080, "protocol": "UDP"},
+            {"name": "only-named", "containerPort": 81, "protocol": "TCP"},
+        ],
+    },
     volumes=[
         {"name": "data", "emptyDir": {"sizeLimit": "64Mi"}},
         {"name": "any", "emptyDir": {}},
@@ -30,7 +37,7 @@ FULL = manifests.good(
     security={"readOnlyRootFilesystem": True, "capabilities": {"add": ["NET_RAW"], "drop": ["ALL"]}},
     restartPolicy="OnFailure",
     desiredState="Stopped",
-    ttl={"activeSeconds": 3600, "secondsAfterFinished": 0},
+    ttl={"activeSeconds": 3600, "idleSeconds": 60, "onIdle": "Stop", "secondsAfterFinished": 0},
     terminationGracePeriodSeconds=0,
     nodeSelector={"zone": "a"},
     tolerations=[{"key": "dedicated", "operator": "Equal", "value": "x", "effect": "NoSchedule"}],

@@ -52,7 +52,7 @@ def test_a_life_detached(skerry):
     )
     _, out, _ = skerry("ps")
     header, row = (line.split() for line in out.splitlines())
-    assert header == ["NAME", "PHASE", "IMAGE", "ADDRESS", "AGE"]
+    assert header == ["NAME", "PHASE", "IMAGE", "ADDRESS", "AGE", "PORTS"]
     assert row[:4] == ["web", "Running", "busybox:latest", "-"]
     code, _, err = skerry("rm", "web")
     assert code == 125

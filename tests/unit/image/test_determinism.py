@@ -21,7 +21,7 @@ CONTENT = b"".join(
         member(b"d/y", b"y", pax={"SCHILY.xattr.user.a": b"1"}), member(b"d/.wh.gone"), member(b"o/.wh..wh..opq"),
     )
 ) + bytes(1024)  # fmt: skip
-SEAL = "sha256:4aa80a6db81fc9b6b2182e054c0b4e31bf0b4ae30c8072ba84e77f01570ccc2f"
+SEAL = "blake3:520e5c8408100826fd3f9e2dc8609ca928b803a53a76e35fcd060c21fcb544d3"
 """Of the file that CONTENT becomes: a change of it is a change of every layer on every node, and is said in the changelog."""
 TAR = "application/vnd.oci.image.layer.v1.tar"
 

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from skerry_api.sandbox import ImagePullPolicy, Metadata, Sandbox, SandboxSpec
+from skerry_api.sandbox import ImagePullPolicy, Metadata, RestartPolicy, Sandbox, SandboxSpec
 from skerry_node import errors, imaging
 from skerry_node.image import importing, store
 from skerry_node.image.pulling import Puller
@@ -159,6 +159,7 @@ async def test_failures_are_held_back_longer_and_longer(kept, monkeypatch):
     monkeypatch.setattr(imaging, "_now", lambda: clock[0])
     async with opened(kept, users={"alice": "secret"}) as world:
         sandbox = world.sandbox()
+        sandbox = dataclasses.replace(sandbox, spec=dataclasses.replace(sandbox.spec, restart_policy=RestartPolicy.ALWAYS))
         held = []
         for _ in range(7):
             found = await world.settle(sandbox)
@@ -171,6 +172,26 @@ async def test_failures_are_held_back_longer_and_longer(kept, monkeypatch):
         world.give("right", "alice", "secret")
         clock[0] -= 1000
         assert (await world.settle(world.sandbox(secrets=("right",)))).image is not None
+
+
+async def test_what_is_never_restarted_is_given_up_after_three_refusals(kept, monkeypatch):
+    """By the registry's own word; a registry that does not answer decides nothing."""
+    clock = [1000.0]
+    monkeypatch.setattr(imaging, "_now", lambda: clock[0])
+    async with opened(kept, users={"alice": "secret"}) as world:
+        sandbox, lasting = world.sandbox(), []
+        for _ in range(3):
+            found = await world.settle(sandbox)
+            lasting.append(found.problem.is_lasting)
+            clock[0] += 1000
+        assert lasting == [False, False, True]
+        asked = len(world.registry.seen)
+        assert world.imaging.admit(sandbox, attempt=0).problem == found.problem
+        assert len(world.registry.seen) == asked
+        away = world.sandbox("away", image="127.0.0.1:1/team/app:1")
+        for _ in range(4):
+            assert not (await world.settle(away)).problem.is_lasting
+            clock[0] += 1000
 
 
 async def test_a_private_image_here_is_no_gift(kept):

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
-from skerry_api.sandbox import NetworkMode, RestartPolicy, Termination, TerminationReason
+from skerry_api.ports import HostPort, Protocol, Published
+from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, Termination, TerminationReason
 from skerry_node import plan
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, Stopping
 
 UID = "6f1c0c5e-1111-4222-8333-444455556666"
 LIMITS = Limits(cpu_millicores=500, memory_bytes=64 << 20, pids=64)
 COMPLETED = Termination(reason=TerminationReason.COMPLETED, exit_code=0)
+PORTS = frozenset({Published(HostPort(Protocol.TCP, 8080), 80)})
 FAILED = Termination(reason=TerminationReason.ERROR, exit_code=3)
+IDLE = Termination(reason=TerminationReason.IDLE_TIMEOUT, exit_code=143)
+ASLEEP = Life(is_asleep=True)
 EXPIRED = Termination(reason=TerminationReason.EXPIRED, exit_code=143)
 
 
@@ -58,6 +62,37 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(wanted(has_past=True), empty(), ["EnsureRuntime"], id="its record is gone: what came of it first"),
         pytest.param(wanted(has_past=True), resting(slot=None, has_writable=False), [], id="and what had ended stays ended"),
         pytest.param(wanted(), running(limits=Limits(pids=1)), ["WriteLimits"], id="limits changed live"),
+        pytest.param(wanted(idle_seconds=60), running(active_at_seconds=941.0), [], id="idle, but not long enough"),
+        pytest.param(wanted(idle_seconds=60), running(active_at_seconds=940.0), ["FallAsleep"], id="idle for long enough"),
+        pytest.param(wanted(idle_seconds=60), running(), [], id="never looked at: not idle"),
+        pytest.param(wanted(idle_seconds=60, on_idle=OnIdle.STOP), running(active_at_seconds=940.0), ["BeginStop"], id="idle: stopped"),
+        pytest.param(wanted(idle_seconds=60, on_idle=OnIdle.DELETE), running(active_at_seconds=940.0), ["BeginStop"], id="idle: stopped first"),
+        pytest.param(wanted(idle_seconds=60, is_paused=True), running(active_at_seconds=1.0, is_frozen=True), [], id="paused by its user: not idle"),
+        pytest.param(wanted(idle_seconds=60), running(active_at_seconds=1.0, is_frozen=True, life=ASLEEP), [], id="sleeps"),
+        pytest.param(wanted(idle_seconds=60), running(active_at_seconds=1.0, life=ASLEEP), ["Freeze"], id="to sleep: noted, not yet held still"),
+        pytest.param(wanted(), running(is_frozen=True, life=ASLEEP), ["Rouse"], id="sleeps, and shall not any more"),
+        pytest.param(wanted(idle_seconds=60, is_paused=True), running(is_frozen=True, life=ASLEEP), ["Rouse"], id="paused in its sleep"),
+        pytest.param(
+            wanted(restart_policy=RestartPolicy.ALWAYS), resting(life=Life(attempt=1, termination=IDLE)), [], id="idle for too long is over"
+        ),
+        pytest.param(
+            wanted(on_idle=OnIdle.DELETE, expires_objects=True),
+            resting(life=Life(attempt=1, termination=IDLE, finished_seconds=1000.0)),
+            ["ExpireObject"],
+            id="idle: deleted at once",
+        ),
+        pytest.param(wanted(on_idle=OnIdle.DELETE), resting(life=Life(attempt=1, termination=IDLE)), [], id="idle: the operator deletes"),
+        pytest.param(wanted(ports=PORTS), empty(), [*START[:-1], "PublishPorts", "StartProcess"], id="ports before the program"),
+        pytest.param(wanted(ports=PORTS), running(ports=PORTS, has_ports=True), [], id="ports published"),
+        pytest.param(wanted(ports=PORTS), running(), ["PublishPorts"], id="ports flushed by somebody"),
+        pytest.param(wanted(), running(has_ports=True), ["PublishPorts"], id="half of a port that nobody wants"),
+        pytest.param(wanted(ports=PORTS), resting(ports=PORTS, has_ports=True), ["WithdrawPorts"], id="ended: its ports are free"),
+        pytest.param(
+            wanted(ports=PORTS, restart_policy=RestartPolicy.ALWAYS),
+            resting(ports=PORTS, has_ports=True, life=Life(attempt=1, termination=FAILED, not_before_seconds=1001.0)),
+            [],
+            id="ports kept for the next start",
+        ),
         pytest.param(wanted(is_paused=True), running(), ["Freeze"], id="to be paused"),
         pytest.param(wanted(is_paused=True), running(is_frozen=True), [], id="paused"),
         pytest.param(wanted(), running(is_frozen=True), ["Thaw"], id="to go on"),
@@ -146,11 +181,3 @@ def test_plan_repairs_only_what_differs(desired, observed, expected):
 def test_time_alone_changes_the_plan_at_the_deadline(desired, observed, expected):
     """The loop looks again exactly when time can have changed what is to do."""
     assert plan.deadline(desired, observed) == expected
-
-
-@pytest.mark.parametrize(
-    ("restarts", "ran", "expected"), [(0, 1.0, 0.0), (1, 1.0, 10.0), (2, 1.0, 20.0), (6, 1.0, 300.0), (60, 1.0, 300.0), (6, 700.0, 0.0)]
-)
-def test_restarts_are_held_back_as_the_kubelet_does(restarts, ran, expected):
-    """At once, then 10 s doubled up to 5 min; a run of 10 min forgives."""
-    assert plan.backoff_seconds(restarts, ran_seconds=ran) == expected

@@ -13,6 +13,7 @@ from skerry_node import model, report
 from skerry_node.model import Life, Observed, Problem, Running, Stopping
 
 KILLED = int(signal.SIGKILL)
+LIMITS = model.Limits(memory_bytes=1 << 20, pids=8)
 
 
 @pytest.mark.parametrize(
@@ -24,6 +25,17 @@ KILLED = int(signal.SIGKILL)
         pytest.param(KILLED, Life(), report.Counted(oom_kills=1), (TerminationReason.OOM_KILLED, 137, "SIGKILL"), id="killed at its limit"),
         pytest.param(137 << 8, Life(), report.Counted(oom_kills=1), (TerminationReason.OOM_KILLED, 137, None), id="its child was"),
         pytest.param(0, Life(), report.Counted(oom_kills=1), (TerminationReason.COMPLETED, 0, None), id="a child was, and it coped"),
+        pytest.param(2 << 8, Life(), report.Counted(forks_refused=3), (TerminationReason.PIDS_LIMIT, 2, None), id="it could not fork"),
+        pytest.param(1 << 8, Life(), report.Counted(full="the volume data"), (TerminationReason.DISK_FULL, 1, None), id="it could not write"),
+        pytest.param(0, Life(), report.Counted(full="the volume data"), (TerminationReason.COMPLETED, 0, None), id="full, and it coped"),
+        pytest.param(0, Life(), report.Counted(forks_refused=3), (TerminationReason.COMPLETED, 0, None), id="it could not fork, and coped"),
+        pytest.param(
+            KILLED,
+            Life(),
+            report.Counted(oom_kills=1, forks_refused=3),
+            (TerminationReason.OOM_KILLED, 137, "SIGKILL"),
+            id="the kill counts",
+        ),
         pytest.param(int(signal.SIGSEGV) | 0x80, Life(), report.Counted(), (TerminationReason.ERROR, 139, "SIGSEGV"), id="dumped core"),
         pytest.param(KILLED, Life(stopping=Stopping("Stopped", 1.0)), report.Counted(), (TerminationReason.STOPPED, 137, "SIGKILL"), id="stopped"),
         pytest.param(KILLED, Life(stopping=Stopping("Expired", 1.0)), report.Counted(), (TerminationReason.EXPIRED, 137, "SIGKILL"), id="expired"),
@@ -32,7 +44,7 @@ KILLED = int(signal.SIGKILL)
 )
 def test_the_reason_is_the_truth(status, life, counted, expected):
     """The wait status, the kernel's counts and our own doing decide."""
-    end = report.classify(status, life=life, counted=counted, finished_ns=1_700_000_000_123_456_789, limit_bytes=1 << 20)
+    end = report.classify(status, life=life, counted=counted, finished_ns=1_700_000_000_123_456_789, limits=LIMITS)
     assert (end.reason, end.exit_code, end.signal) == expected
     assert end.finished_at == "2023-11-14T22:13:20.123456Z"
 

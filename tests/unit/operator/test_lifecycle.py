@@ -10,6 +10,7 @@ from skerry_operator.lifecycle import ConfirmScheduled, Expire, MarkLost, Place,
 from tests.unit.operator.worlds import NOW, sandbox
 
 _ENDED = {"ready": ("False", "Completed"), "end": TerminationReason.COMPLETED, "exit_code": 0}
+_IDLE = {"ready": ("False", "IdleTimeout"), "end": TerminationReason.IDLE_TIMEOUT, "exit_code": 143}
 _LOST = {"ready": ("False", "NodeLost"), "end": TerminationReason.NODE_LOST}
 
 
@@ -26,6 +27,12 @@ _LOST = {"ready": ("False", "NodeLost"), "end": TerminationReason.NODE_LOST}
         pytest.param(sandbox(ready=None), True, MarkLost(), id="node lost before it was heard of"),
         pytest.param(sandbox(**_LOST), True, None, id="said already"),
         pytest.param(sandbox(**_LOST, policy=RestartPolicy.ALWAYS), True, None, id="said already of one that restarts"),
+        pytest.param(sandbox(**_LOST, stays=0), True, None, id="lost: it may come back, its time has not begun"),
+        pytest.param(sandbox(**_IDLE, delete_idle=True), False, Expire(), id="was idle for too long: goes at once"),
+        pytest.param(sandbox(**_IDLE), False, None, id="was idle for too long: stays"),
+        pytest.param(sandbox(**_IDLE, policy=RestartPolicy.ALWAYS, stays=10), False, Expire(), id="idle is the end under every policy"),
+        pytest.param(sandbox(ready=("False", "Idle"), end=TerminationReason.ERROR, exit_code=1, stays=0), False, None, id="sleeps"),
+        pytest.param(sandbox(ready=("False", "Paused"), end=TerminationReason.ERROR, exit_code=1, stays=0), False, None, id="paused"),
         pytest.param(sandbox(**_ENDED), True, None, id="finished before the node was lost: the reason stays"),
         pytest.param(sandbox(deleted=True), False, None, id="deleted: its node cleans up"),
         pytest.param(sandbox(deleted=True), True, Release(), id="deleted, and its node is lost"),
@@ -56,7 +63,6 @@ _LOST = {"ready": ("False", "NodeLost"), "end": TerminationReason.NODE_LOST}
         pytest.param(
             sandbox(ready=("False", "Stopped"), end=TerminationReason.STOPPED, stays=0), False, None, id="stopped on demand, and about to start again"
         ),
-        pytest.param(sandbox(**_LOST, stays=0), True, Expire(), id="lost, and its time is over"),
     ],
 )
 def test_one_decision_for_every_state(value, is_lost, expected):

@@ -1,0 +1,17 @@
+"""What the rules of this node are about, from its settings. Pure."""
+
+from __future__ import annotations
+
+from skerry_node.network import ipam, ranges, ruleset
+from skerry_node.settings import Settings
+
+
+def port_prefix(settings: Settings) -> str:
+    """How the names of the sandboxes' links on the host begin."""
+    return "sk" + settings.bridge.removeprefix("skerry")[:6] + "-"
+
+
+def make_layout(settings: Settings) -> ruleset.Layout:
+    """The bridge, its ports, its networks and addresses, and what is closed."""
+    closed = ranges.make_ranges(sandboxes=[settings.network], cluster=settings.cluster_ranges, forbidden=settings.forbidden_ranges)
+    return ruleset.Layout(settings.bridge, port_prefix(settings), (settings.network,), (settings.network[ipam.GATEWAY_SLOT],), closed)

@@ -1,0 +1,7 @@
+"""Unit tests: `make check` tries fewer examples of each property (`--hypothesis-profile quick`), `make test` the usual hundred."""
+
+from __future__ import annotations
+
+import hypothesis
+
+hypothesis.settings.register_profile("quick", max_examples=20)
