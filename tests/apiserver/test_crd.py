@@ -55,6 +55,8 @@ def test_defaults_are_written_down(control_plane, namespace):
         "resources": {},
         "restartPolicy": "Never",
         "init": False,
+        "stdin": False,
+        "tty": False,
         "desiredState": "Running",
         "terminationGracePeriodSeconds": 10,
     }

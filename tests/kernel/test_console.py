@@ -87,7 +87,9 @@ def test_input_outlives_agent_and_keeper(node, tty):
         stream.send(0, f"{word}\n".encode())
         data = b""
         while f"got {word}".encode() not in data:
-            data += stream.receive()[1]
+            piece = stream.receive()
+            assert piece is not None, (word, stream.end)
+            data += piece[1]
         stream.close()
         if word == "one":
             node.kill_keeper()
@@ -137,7 +139,10 @@ def _read_until(fd, wanted, seconds=60):
     while wanted not in data:
         ready, _, _ = select.select([fd], [], [], max(deadline - time.monotonic(), 0))
         assert ready, data
-        data += os.read(fd, 4096)
+        try:
+            data += os.read(fd, 4096)
+        except OSError as error:  # hung up
+            raise AssertionError(data) from error
     return data
 
 

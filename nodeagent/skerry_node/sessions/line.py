@@ -6,11 +6,15 @@ import asyncio
 import contextlib
 import os
 import socket
+import time
 from typing import Any
 
 from skerry_node.keeper import client, wire
 
 _REPLY_SECONDS = 30.0
+_START_SECONDS = 5.0
+"""The agent starts a keeper again as soon as it sees that it has gone, which takes half a second."""
+_RETRY_SECONDS = 0.02
 _MAX_FDS = 4
 _CHUNK = 1 << 16
 
@@ -84,11 +88,16 @@ class Line:
 
 
 async def connect(socket_path: str) -> Line:
-    """A line to the keeper that listens at *socket_path*. Raises client.KeeperLost."""
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
-    try:
-        await asyncio.get_running_loop().sock_connect(connection, socket_path)
-    except OSError as error:
-        connection.close()
-        raise client.KeeperLost("no keeper listens") from error
-    return Line(connection)
+    """A line to the keeper that listens at *socket_path*; waits for one that is being started. Raises client.KeeperLost."""
+    deadline = time.monotonic() + _START_SECONDS
+    while True:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            await asyncio.get_running_loop().sock_connect(connection, socket_path)
+        except OSError as error:
+            connection.close()
+            if time.monotonic() > deadline:
+                raise client.KeeperLost("no keeper listens") from error
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return Line(connection)
