@@ -15,6 +15,8 @@ from tests.harness.agents import wait_for
 from tests.harness.prometheus import RULES, run_promtool
 
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "..", ".."))
+WINDOW = "60s"
+"""Of the rates: long enough for one event of each kind on a busy machine."""
 pytestmark = [pytest.mark.skipif(os.geteuid() != 0, reason="needs root"), pytest.mark.host("builds Prometheus from its Go module")]
 
 
@@ -55,10 +57,10 @@ def test_every_query_of_every_panel_has_data(world):
     told = {each["metric"]["__name__"] for each in prometheus.query('{__name__=~"skerry_.*"}')}
     panels = [panel for page in pages.ALL for panel in page.panels]
     empty = [panel for panel in panels if panel.needs and panel.needs not in told]
-    wanted = [scenario.adapt(query.expression, "20s") for panel in panels if panel not in empty for query in panel.queries]
+    wanted = [scenario.adapt(query.expression, WINDOW) for panel in panels if panel not in empty for query in panel.queries]
     scenario.wait_all(cluster, prometheus, wanted, what="data for every panel")
     for panel in empty:
-        assert [prometheus.query(scenario.adapt(query.expression, "20s")) for query in panel.queries] == [[]] * len(panel.queries)
+        assert [prometheus.query(scenario.adapt(query.expression, WINDOW)) for query in panel.queries] == [[]] * len(panel.queries)
     is_v2 = os.path.exists("/sys/fs/cgroup/cgroup.controllers")
     assert {panel.needs for panel in empty} == set() if is_v2 else {
         "skerry_sandbox_io_read_bytes_total", "skerry_sandbox_io_reads_total", "skerry_sandbox_pressure_seconds_total",

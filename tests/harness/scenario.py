@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +20,8 @@ BUSY = "dd if=/dev/zero of=/tmp/f bs=1M count=6 2>/dev/null; while :; do :; done
 """Uses its CPU limit, some disk, and its link."""
 GREEDY = "x=a; while :; do x=$x$x; done"
 """Meets its memory limit."""
+STIR_SECONDS = 5.0
+_NUMBERS = itertools.count(1)
 FORKS = "while :; do (sleep 30 &) ; done 2>/dev/null"
 
 
@@ -60,6 +64,14 @@ def play(cluster: Cluster) -> None:
     create(cluster, "no-image", "true", image="127.0.0.1:9/none/none:1")
     create(cluster, "no-room", "true", resources={"requests": {"cpu": "4000"}})
     cluster.plane.kubectl("wait", "sandbox/busy", "--for=condition=Ready", "--timeout=60s")
+    stir(cluster)
+
+
+def stir(cluster: Cluster) -> None:
+    """What happens once and is over, once more: a start and its end, a pull that fails, streams allowed and refused. A rate forgets them."""
+    number = next(_NUMBERS)
+    create(cluster, f"short-{number}", "true", ttl={"secondsAfterFinished": 1})
+    create(cluster, f"unfetched-{number}", "true", image=f"127.0.0.1:9/none/none:{number}", ttl={"activeSeconds": 5, "secondsAfterFinished": 1})
     stream = "/apis/stream.skerry.dev/v1alpha1/namespaces/default/sandboxes"
     for _ in range(2):
         cluster.plane.kubectl("get", "--raw", f"{stream}/busy/stats")
@@ -79,10 +91,15 @@ def has_data(answer: list[dict[str, Any]]) -> bool:
 
 
 def wait_all(cluster: Cluster, prometheus: Prometheus, expressions: list[str], *, what: str) -> None:
-    """Until each of *expressions* has an answer. Raises ProcessFailed."""
+    """Until each of *expressions* has an answer, while things go on happening. Raises AssertionError."""
     waiting = list(expressions)
+    stirred = time.monotonic()
 
     def is_done() -> bool:
+        nonlocal stirred
+        if time.monotonic() - stirred > STIR_SECONDS:
+            stir(cluster)
+            stirred = time.monotonic()
         waiting[:] = [expression for expression in waiting if not has_data(prometheus.query(expression))]
         return not waiting
 
