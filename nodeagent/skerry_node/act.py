@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-from skerry_node import ending, plan, removing, starting
+from skerry_node import ending, removing, starting, steps
 from skerry_node.means import Case, Hands
 
 
-async def perform(hands: Hands, case: Case, step: plan.Step) -> None:
+async def perform(hands: Hands, case: Case, step: steps.Step) -> None:
     """Do *step*. Raises OSError, keeper.client.Refused, keeper.client.KeeperLost, errors of the source."""
     began = time.perf_counter()
     try:
@@ -33,33 +33,33 @@ async def forget_layer(hands: Hands, layer: str) -> None:
         hands.favourite = None
 
 
-_Action = Callable[[Hands, Case, plan.Step], Awaitable[None]]
-_ACTIONS: dict[type[plan.Step], _Action] = {
-    plan.EnsureRuntime: starting.ensure_runtime,
-    plan.AcquireLease: starting.acquire_lease,
-    plan.EnsurePolicy: starting.ensure_policy,
-    plan.EnsureCgroup: starting.ensure_cgroup,
-    plan.WriteLimits: starting.write_limits,
-    plan.EnsureWritable: starting.ensure_writable,
-    plan.EnsureVolumes: starting.ensure_volumes,
-    plan.PublishPorts: starting.publish_ports,
-    plan.WithdrawPorts: removing.withdraw_ports,
-    plan.StartProcess: starting.start_process,
-    plan.BeginStop: ending.begin_stop,
-    plan.Freeze: ending.freeze,
-    plan.Thaw: ending.thaw,
-    plan.FallAsleep: ending.fall_asleep,
-    plan.Rouse: ending.rouse,
-    plan.KillProcess: ending.kill_process,
-    plan.ResolveEnd: ending.resolve_end,
-    plan.RecordEnd: ending.record_end,
-    plan.MarkAtRest: ending.mark_at_rest,
-    plan.RemoveCgroup: removing.remove_cgroup,
-    plan.RemoveWritable: removing.remove_writable,
-    plan.RemoveVolumes: removing.remove_volumes,
-    plan.RemoveLogs: removing.remove_logs,
-    plan.ReleaseLease: removing.release_lease,
-    plan.RemoveRuntime: removing.remove_runtime,
-    plan.ReleaseObject: removing.release_object,
-    plan.ExpireObject: removing.expire_object,
+_Action = Callable[[Hands, Case, steps.Step], Awaitable[None]]
+_ACTIONS: dict[type[steps.Step], _Action] = {
+    steps.EnsureRuntime: starting.ensure_runtime,
+    steps.AcquireLease: starting.acquire_lease,
+    steps.EnsurePolicy: starting.ensure_policy,
+    steps.EnsureCgroup: starting.ensure_cgroup,
+    steps.WriteLimits: starting.write_limits,
+    steps.EnsureWritable: starting.ensure_writable,
+    steps.EnsureVolumes: starting.ensure_volumes,
+    steps.PublishPorts: starting.publish_ports,
+    steps.WithdrawPorts: removing.withdraw_ports,
+    steps.StartProcess: starting.start_process,
+    steps.BeginStop: ending.begin_stop,
+    steps.Freeze: ending.freeze,
+    steps.Thaw: ending.thaw,
+    steps.FallAsleep: ending.fall_asleep,
+    steps.Rouse: ending.rouse,
+    steps.KillProcess: ending.kill_process,
+    steps.ResolveEnd: ending.resolve_end,
+    steps.RecordEnd: ending.record_end,
+    steps.MarkAtRest: ending.mark_at_rest,
+    steps.RemoveCgroup: removing.remove_cgroup,
+    steps.RemoveWritable: removing.remove_writable,
+    steps.RemoveVolumes: removing.remove_volumes,
+    steps.RemoveLogs: removing.remove_logs,
+    steps.ReleaseLease: removing.release_lease,
+    steps.RemoveRuntime: removing.remove_runtime,
+    steps.ReleaseObject: removing.release_object,
+    steps.ExpireObject: removing.expire_object,
 }

@@ -35,7 +35,7 @@ from skerry_node.image.pulling import Puller
 from skerry_node.image.registry import client as registry
 from skerry_node.image.registry.hosts import Hosts
 from skerry_node.image.store import Store
-from skerry_node.keeper import client, holding
+from skerry_node.keeper import bootstrap, client, holding
 from skerry_node.kernel import features
 from skerry_node.metering import series
 from skerry_node.network import bridge, firewall, ipam, knocks, layouts, policy, portrules, ports, ruleset
@@ -265,9 +265,9 @@ def make_ports(settings: Settings, leases: ipam.Ipam) -> ports.Ports:
     return made
 
 
-def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> client.KeeperSettings:
+def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> bootstrap.Settings:
     """What this node's keeper is started with."""
-    return client.KeeperSettings(
+    return bootstrap.Settings(
         socket_path=settings.keeper_socket,
         runtime_dir=settings.sandboxes_dir,
         logs_dir=settings.logs_dir,
@@ -280,11 +280,11 @@ def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> c
     )
 
 
-def make_outside(settings: Settings, groups: group.Parent) -> client.Outside | None:
+def make_outside(settings: Settings, groups: group.Parent) -> bootstrap.Outside | None:
     """Where a keeper outside the agent's container lives; None: it stays with the agent."""
     if not settings.keeper_outside:
         return None
-    return client.Outside(os.path.join(settings.state_dir, "runtime"), hierarchy.outside_groups(groups.hierarchies, settings.cgroup_parent))
+    return bootstrap.Outside(os.path.join(settings.state_dir, "runtime"), hierarchy.outside_groups(groups.hierarchies, settings.cgroup_parent))
 
 
 async def purge(settings: Settings, *, images: bool) -> None:
@@ -293,7 +293,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
     for uid in groups.list():
         groups.open(uid).kill()
     keeper = client.Client(
-        client.KeeperSettings(settings.keeper_socket, "", "", "", "", "", (), 0, 0),
+        bootstrap.Settings(settings.keeper_socket, "", "", "", "", "", (), 0, 0),
         on_exit=lambda _: None,
         on_lost=lambda: None,
     )

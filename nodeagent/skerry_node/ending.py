@@ -9,15 +9,15 @@ import signal
 import time
 
 from skerry_api.sandbox import TerminationReason
-from skerry_node import lives, means, mounting, observe, plan, report
+from skerry_node import lives, means, mounting, observe, plan, report, steps
 from skerry_node.cgroup import stats
 from skerry_node.keeper import client, records
 from skerry_node.means import Case, Hands
 from skerry_node.model import Life, Limits, Stopping
 
 
-async def begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
-    assert isinstance(step, plan.BeginStop)
+async def begin_stop(hands: Hands, case: Case, step: steps.Step) -> None:
+    assert isinstance(step, steps.BeginStop)
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
     life = dataclasses.replace(case.observed.life, is_asleep=False, stopping=Stopping(reason=step.reason.value, since_seconds=now))
     means.write_life(hands, case, life)
@@ -25,18 +25,18 @@ async def begin_stop(hands: Hands, case: Case, step: plan.Step) -> None:
     await hands.keeper.signal(case.uid, number)
 
 
-async def freeze(hands: Hands, case: Case, _: plan.Step) -> None:
+async def freeze(hands: Hands, case: Case, _: steps.Step) -> None:
     try:
         hands.view.groups.open(case.uid).freeze()
     except KeyError as error:
         raise OSError(errno.ENOTSUP, "this node cannot pause: it has no freezer; mount the version 1 hierarchy, or cgroup2") from error
 
 
-async def thaw(hands: Hands, case: Case, _: plan.Step) -> None:
+async def thaw(hands: Hands, case: Case, _: steps.Step) -> None:
     hands.view.groups.open(case.uid).thaw()
 
 
-async def fall_asleep(hands: Hands, case: Case, _: plan.Step) -> None:
+async def fall_asleep(hands: Hands, case: Case, _: steps.Step) -> None:
     """The note comes first: what is frozen without one is thawed by the next look, what is noted and not frozen is frozen by it."""
     if hands.before_sleep is not None:
         await hands.before_sleep(case.uid)
@@ -47,18 +47,18 @@ async def fall_asleep(hands: Hands, case: Case, _: plan.Step) -> None:
     await freeze(hands, case, _)
 
 
-async def rouse(hands: Hands, case: Case, _: plan.Step) -> None:
+async def rouse(hands: Hands, case: Case, _: steps.Step) -> None:
     hands.idle.note(case.uid, now=time.clock_gettime(time.CLOCK_BOOTTIME))
     means.write_life(hands, case, dataclasses.replace(case.observed.life, is_asleep=False))
 
 
-async def kill_process(hands: Hands, case: Case, _: plan.Step) -> None:
+async def kill_process(hands: Hands, case: Case, _: steps.Step) -> None:
     with contextlib.suppress(client.KeeperLost):
         await hands.keeper.signal(case.uid, signal.SIGKILL)
     hands.view.groups.open(case.uid).kill()
 
 
-async def resolve_end(hands: Hands, case: Case, _: plan.Step) -> None:
+async def resolve_end(hands: Hands, case: Case, _: steps.Step) -> None:
     """The keeper tells of every end that it sees. What it does not know of ended between two keepers."""
     state = await hands.keeper.state()
     if case.uid in state.children:
@@ -70,7 +70,7 @@ async def resolve_end(hands: Hands, case: Case, _: plan.Step) -> None:
     records.write_exit(hands.view.runtime_fd, case.uid, attempt=record.attempt, status=status)
 
 
-async def record_end(hands: Hands, case: Case, _: plan.Step) -> None:
+async def record_end(hands: Hands, case: Case, _: steps.Step) -> None:
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     end = records.read_exit(hands.view.runtime_fd, case.uid)
     if end is None or end.attempt != life.attempt:
@@ -116,5 +116,5 @@ def _count(hands: Hands, case: Case, status: int | None) -> report.Counted:
     return report.Counted(oom_kills=counted.oom_kills, peak_memory_bytes=counted.memory_peak_bytes, forks_refused=counted.pids_refused, full=full)
 
 
-async def mark_at_rest(hands: Hands, case: Case, _: plan.Step) -> None:
+async def mark_at_rest(hands: Hands, case: Case, _: steps.Step) -> None:
     means.write_life(hands, case, dataclasses.replace(case.observed.life, is_at_rest=True, not_before_seconds=0.0))

@@ -15,7 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from skerry_api.metric import COUNTER, GAUGE, Metric
-from skerry_node import plan, reconcile
+from skerry_node import reconcile, steps
 from skerry_node.metering import catalogue, series
 
 Readings = Mapping[Metric, Mapping[tuple[str, ...], float]]
@@ -55,9 +55,9 @@ class Meters:
             is_last = step is outcome.steps[-1]
             result = "failed" if is_last and outcome.problem is not None else "done"
             self._steps.labels(type(step).__name__, result).inc()
-            if isinstance(step, plan.StartProcess) and result == "failed" and outcome.problem is not None:
+            if isinstance(step, steps.StartProcess) and result == "failed" and outcome.problem is not None:
                 self._start_failures.labels(outcome.problem.reason).inc()
-            elif isinstance(step, plan.RecordEnd) and result == "done" and outcome.observed.life.termination is not None:
+            elif isinstance(step, steps.RecordEnd) and result == "done" and outcome.observed.life.termination is not None:
                 self._ends.labels(outcome.observed.life.termination.reason.value).inc()
 
     def step_done(self, name: str, seconds: float) -> None:

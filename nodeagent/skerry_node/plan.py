@@ -5,10 +5,9 @@ One function serves create, update, stop, restart, deletion, adoption and resync
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, TerminationReason
-from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running
+from skerry_node import steps
+from skerry_node.model import Desired, Ended, Life, Observed, Running
 from skerry_node.network import policy
 
 OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
@@ -16,131 +15,7 @@ OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
 UNKNOWN_END_SECONDS = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One thing to do for one sandbox. Every step can be repeated."""
-
-    uid: str
-
-
-class EnsureRuntime(Step):
-    """Make the runtime directory, with the life that status tells of."""
-
-
-class AcquireLease(Step):
-    """Take a slot: a prepared shell's when one fits, else a free one."""
-
-
-@dataclass(frozen=True, slots=True)
-class EnsureCgroup(Step):
-    """Make the cgroups, with limits."""
-
-    limits: Limits
-
-
-@dataclass(frozen=True, slots=True)
-class WriteLimits(Step):
-    """Change the limits of living cgroups."""
-
-    limits: Limits
-
-
-class EnsurePolicy(Step):
-    """Have the rules of the network hold the sandbox to its egress policy."""
-
-
-class EnsureWritable(Step):
-    """Make the writable layer; one that is there keeps its files."""
-
-
-class EnsureVolumes(Step):
-    """Have every volume there; those that are keep their files, and objects of the cluster are read anew."""
-
-
-class PublishPorts(Step):
-    """Have the node's ports lead to the sandbox as its manifest says, and no others."""
-
-
-class WithdrawPorts(Step):
-    """Have no port of the node lead to it."""
-
-
-class StartProcess(Step):
-    """Have the keeper start the program."""
-
-
-@dataclass(frozen=True, slots=True)
-class BeginStop(Step):
-    """Ask the program to stop, and note when and why."""
-
-    reason: TerminationReason
-
-
-class Freeze(Step):
-    """Hold every process of the sandbox still."""
-
-
-class FallAsleep(Step):
-    """Note that the sandbox sleeps, and hold its processes still, unless something happened meanwhile."""
-
-
-class Rouse(Step):
-    """Note that it sleeps no more."""
-
-
-class Thaw(Step):
-    """Let them go on."""
-
-
-class KillProcess(Step):
-    """Kill every process of the sandbox."""
-
-
-class ResolveEnd(Step):
-    """Find out how a process ended that the keeper did not see end."""
-
-
-class RecordEnd(Step):
-    """Note how the program ended, with what its cgroup counted, and whether it shall run again."""
-
-
-class MarkAtRest(Step):
-    """Note that the sandbox was seen stopped on demand."""
-
-
-class RemoveCgroup(Step):
-    """Remove the empty cgroups."""
-
-
-class RemoveWritable(Step):
-    """Remove the writable layer."""
-
-
-class RemoveVolumes(Step):
-    """Remove the volumes that have a size of their own."""
-
-
-class RemoveLogs(Step):
-    """Remove the output."""
-
-
-class ReleaseLease(Step):
-    """Give the slot back."""
-
-
-class RemoveRuntime(Step):
-    """Forget the sandbox on this node."""
-
-
-class ReleaseObject(Step):
-    """Remove the finalizer: nothing is left here."""
-
-
-class ExpireObject(Step):
-    """Delete the object of a finished sandbox whose time is over."""
-
-
-def plan(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
+def plan(desired: Desired | None, observed: Observed) -> tuple[steps.Step, ...]:
     """Steps that bring *observed* to *desired*, in order; empty when they agree, or when only time can help (see `deadline`).
 
     Teardown runs leaf to root, because a live process or a mounted root pins what lies below it.
@@ -153,7 +28,7 @@ def plan(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
     if isinstance(process, Ended):
         return _settle_end(observed, process)
     if observed.is_stale or (desired.has_past and not observed.has_runtime):
-        return (EnsureRuntime(observed.uid),)  # after a reboot: what ended stays ended, also where nothing here remembers it
+        return (steps.EnsureRuntime(observed.uid),)  # after a reboot: what ended stays ended, also where nothing here remembers it
     if can_start(desired, observed):
         return _start(desired, observed)
     return _rest(desired, observed)
@@ -201,7 +76,7 @@ def should_restart(policy: RestartPolicy, life: Life) -> bool:
     return policy is RestartPolicy.ON_FAILURE and life.termination.exit_code != 0
 
 
-def _keep_running(desired: Desired, observed: Observed, process: Running) -> tuple[Step, ...]:
+def _keep_running(desired: Desired, observed: Observed, process: Running) -> tuple[steps.Step, ...]:
     uid, stopping = observed.uid, observed.life.stopping
     if stopping is not None:
         return _force_when_due(observed, grace_seconds=desired.grace_seconds)
@@ -210,20 +85,20 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
     if desired.active_seconds is not None and observed.now_seconds >= process.since_seconds + desired.active_seconds:
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
     if _has_other_policy(desired, observed):
-        return (EnsurePolicy(uid),)
+        return (steps.EnsurePolicy(uid),)
     if observed.has_cgroup and observed.limits != desired.limits:
-        return (WriteLimits(uid, desired.limits),)
+        return (steps.WriteLimits(uid, desired.limits),)
     if _has_wrong_ports(desired, observed):
-        return (PublishPorts(uid),)  # somebody flushed the rules
+        return (steps.PublishPorts(uid),)  # somebody flushed the rules
     is_asleep = observed.life.is_asleep
     if is_asleep and not may_sleep(desired):
-        return (Rouse(uid),)
+        return (steps.Rouse(uid),)
     if is_idle(desired, observed):
         if desired.on_idle is not OnIdle.PAUSE:
             return _begin_stop(observed, process, TerminationReason.IDLE_TIMEOUT)
-        return (FallAsleep(uid),)
+        return (steps.FallAsleep(uid),)
     if observed.has_cgroup and observed.is_frozen != (desired.is_paused or is_asleep):
-        return (Freeze(uid),) if desired.is_paused or is_asleep else (Thaw(uid),)
+        return (steps.Freeze(uid),) if desired.is_paused or is_asleep else (steps.Thaw(uid),)
     return ()
 
 
@@ -244,50 +119,50 @@ def _has_other_policy(desired: Desired, observed: Observed) -> bool:
     return desired.network is NetworkMode.BRIDGE and observed.slot is not None and observed.policy != policy.digest(desired.egress)
 
 
-def _begin_stop(observed: Observed, process: Running, reason: TerminationReason) -> tuple[Step, ...]:
+def _begin_stop(observed: Observed, process: Running, reason: TerminationReason) -> tuple[steps.Step, ...]:
     """A first process without a handler never sees a stop signal (pid_namespaces(7)): waiting for it would be waiting for nothing."""
-    begin: tuple[Step, ...] = (BeginStop(observed.uid, reason), *_thaw(observed))
-    return begin if process.handles_stop_signal else (*begin, KillProcess(observed.uid))
+    begin: tuple[steps.Step, ...] = (steps.BeginStop(observed.uid, reason), *_thaw(observed))
+    return begin if process.handles_stop_signal else (*begin, steps.KillProcess(observed.uid))
 
 
-def _force_when_due(observed: Observed, *, grace_seconds: float) -> tuple[Step, ...]:
+def _force_when_due(observed: Observed, *, grace_seconds: float) -> tuple[steps.Step, ...]:
     stopping = observed.life.stopping
     if stopping is None or observed.now_seconds < stopping.since_seconds + grace_seconds:
         return _thaw(observed)
-    return (KillProcess(observed.uid),)
+    return (steps.KillProcess(observed.uid),)
 
 
-def _thaw(observed: Observed) -> tuple[Step, ...]:
+def _thaw(observed: Observed) -> tuple[steps.Step, ...]:
     """What is held still hears no signal."""
-    return (Thaw(observed.uid),) if observed.is_frozen else ()
+    return (steps.Thaw(observed.uid),) if observed.is_frozen else ()
 
 
-def _settle_end(observed: Observed, process: Ended) -> tuple[Step, ...]:
+def _settle_end(observed: Observed, process: Ended) -> tuple[steps.Step, ...]:
     if not process.is_known:
-        return (ResolveEnd(observed.uid),)
-    steps: list[Step] = [RecordEnd(observed.uid)]
+        return (steps.ResolveEnd(observed.uid),)
+    todo: list[steps.Step] = [steps.RecordEnd(observed.uid)]
     if observed.has_cgroup:  # its counters are noted now; a next start counts from zero
-        steps += [KillProcess(observed.uid), RemoveCgroup(observed.uid)]
-    return tuple(steps)
+        todo += [steps.KillProcess(observed.uid), steps.RemoveCgroup(observed.uid)]
+    return tuple(todo)
 
 
-def _start(desired: Desired, observed: Observed) -> tuple[Step, ...]:
+def _start(desired: Desired, observed: Observed) -> tuple[steps.Step, ...]:
     uid = observed.uid
-    steps: list[Step] = []
+    todo: list[steps.Step] = []
     if not observed.has_runtime:
-        steps.append(EnsureRuntime(uid))
+        todo.append(steps.EnsureRuntime(uid))
     if observed.slot is None:
-        steps.append(AcquireLease(uid))
+        todo.append(steps.AcquireLease(uid))
     elif _has_other_policy(desired, observed):  # a slot that is taken comes with the policy
-        steps.append(EnsurePolicy(uid))
+        todo.append(steps.EnsurePolicy(uid))
     if not observed.has_cgroup or observed.limits != desired.limits:
-        steps.append(EnsureCgroup(uid, desired.limits))
-    steps.append(EnsureWritable(uid))
+        todo.append(steps.EnsureCgroup(uid, desired.limits))
+    todo.append(steps.EnsureWritable(uid))
     if desired.has_volumes:
-        steps.append(EnsureVolumes(uid))
+        todo.append(steps.EnsureVolumes(uid))
     if _has_wrong_ports(desired, observed):
-        steps.append(PublishPorts(uid))
-    return (*steps, StartProcess(uid))
+        todo.append(steps.PublishPorts(uid))
+    return (*todo, steps.StartProcess(uid))
 
 
 def _has_wrong_ports(desired: Desired, observed: Observed) -> bool:
@@ -295,52 +170,52 @@ def _has_wrong_ports(desired: Desired, observed: Observed) -> bool:
     return observed.ports != desired.ports or (observed.has_ports and not desired.ports)
 
 
-def _rest(desired: Desired, observed: Observed) -> tuple[Step, ...]:
+def _rest(desired: Desired, observed: Observed) -> tuple[steps.Step, ...]:
     """Nothing runs and nothing shall start now: free what only a process needs. Files, their slot, output and the last end stay."""
     uid, life = observed.uid, observed.life
-    steps: list[Step] = []
+    todo: list[steps.Step] = []
     if observed.has_cgroup:
-        steps += [KillProcess(uid), RemoveCgroup(uid)]
+        todo += [steps.KillProcess(uid), steps.RemoveCgroup(uid)]
     if observed.has_ports and not wants_start(desired, observed):  # one that only waits for its next start keeps them
-        steps.append(WithdrawPorts(uid))
+        todo.append(steps.WithdrawPorts(uid))
     if not observed.has_runtime:
-        steps.append(EnsureRuntime(uid))
+        todo.append(steps.EnsureRuntime(uid))
     elif not desired.wants_process and not life.is_at_rest:
-        steps.append(MarkAtRest(uid))
+        todo.append(steps.MarkAtRest(uid))
     expires = desired.seconds_after_finished
     if life.termination is not None and life.termination.reason == TerminationReason.IDLE_TIMEOUT and desired.on_idle is OnIdle.DELETE:
         expires = 0 if desired.expires_objects else None
     is_finished = life.termination is not None and not wants_start(desired, observed)
     if expires is not None and is_finished and observed.now_seconds >= life.finished_seconds + expires:
-        steps.append(ExpireObject(uid))
-    return tuple(steps)
+        todo.append(steps.ExpireObject(uid))
+    return tuple(todo)
 
 
-def _tear_down(desired: Desired | None, observed: Observed) -> tuple[Step, ...]:
+def _tear_down(desired: Desired | None, observed: Observed) -> tuple[steps.Step, ...]:
     uid, process = observed.uid, observed.process
     if isinstance(process, Running):
         if desired is None:
-            return (KillProcess(uid),)
+            return (steps.KillProcess(uid),)
         if observed.life.stopping is None:
             return _begin_stop(observed, process, TerminationReason.STOPPED)
         return _force_when_due(observed, grace_seconds=desired.grace_seconds)
     if isinstance(process, Ended) and not process.is_known:
-        return (ResolveEnd(uid),)
-    steps: list[Step] = []
+        return (steps.ResolveEnd(uid),)
+    todo: list[steps.Step] = []
     if observed.has_cgroup:
-        steps += [KillProcess(uid), RemoveCgroup(uid)]
+        todo += [steps.KillProcess(uid), steps.RemoveCgroup(uid)]
     if observed.has_ports:
-        steps.append(WithdrawPorts(uid))
+        todo.append(steps.WithdrawPorts(uid))
     if observed.has_volumes:
-        steps.append(RemoveVolumes(uid))
+        todo.append(steps.RemoveVolumes(uid))
     if observed.has_writable:
-        steps.append(RemoveWritable(uid))
+        todo.append(steps.RemoveWritable(uid))
     if observed.has_logs:
-        steps.append(RemoveLogs(uid))
+        todo.append(steps.RemoveLogs(uid))
     if observed.slot is not None:
-        steps.append(ReleaseLease(uid))
+        todo.append(steps.ReleaseLease(uid))
     if observed.has_runtime:
-        steps.append(RemoveRuntime(uid))
+        todo.append(steps.RemoveRuntime(uid))
     if desired is not None:
-        steps.append(ReleaseObject(uid))
-    return tuple(steps)
+        todo.append(steps.ReleaseObject(uid))
+    return tuple(todo)

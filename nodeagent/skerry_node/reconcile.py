@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
-from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting
+from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting, steps
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem, Running
@@ -25,7 +25,7 @@ class Outcome:
     """What a pass came to. `deadline_seconds` (since boot) is when to look again, None when nothing but an event matters."""
 
     observed: Observed
-    steps: tuple[plan.Step, ...]
+    steps: tuple[steps.Step, ...]
     status: SandboxStatus | None
     problem: Problem | None
     deadline_seconds: float | None
@@ -37,14 +37,14 @@ async def reconcile(hands: means.Hands, store: Store, uid: str, *, sandbox: Sand
     began = time.monotonic()
     desired = model.desire(sandbox, expires_objects=hands.source.expires_objects) if sandbox is not None else None
     failure: Problem | None = None
-    done: list[plan.Step] = []
+    done: list[steps.Step] = []
     observed, image, waiting = _look(hands, store, uid, sandbox, desired)
     for _ in range(MAX_ROUNDS):
-        steps = plan.plan(desired, observed)
-        if not steps:
+        todo = plan.plan(desired, observed)
+        if not todo:
             break
         case = means.Case(uid=uid, sandbox=sandbox, observed=observed, image=image, began=began)
-        failed = await _perform(hands, case, steps, done, failures)
+        failed = await _perform(hands, case, todo, done, failures)
         observed, image, waiting = _look(hands, store, uid, sandbox, desired)
         if failed is not None:
             failure, failures = failed, failures + 1
@@ -52,7 +52,7 @@ async def reconcile(hands: means.Hands, store: Store, uid: str, *, sandbox: Sand
                 break
         elif isinstance(observed.process, Ended) and not observed.process.is_known:
             break  # the keeper is about to tell; time alone helps, and nothing is reported of the moment between
-        elif isinstance(steps[-1], plan.ReleaseObject | plan.ExpireObject):
+        elif isinstance(todo[-1], steps.ReleaseObject | steps.ExpireObject):
             break  # the object is on its way out; its going is an event
     else:
         failure = Problem(reason="PlanDoesNotEnd", message="this agent keeps finding work to do; please report it")
@@ -94,8 +94,8 @@ def _look(
     return dataclasses.replace(observed, has_image=admission.image is not None), admission.image, admission.problem
 
 
-async def _perform(hands: means.Hands, case: means.Case, steps: tuple[plan.Step, ...], done: list[plan.Step], failures: int) -> Problem | None:
-    for step in steps:
+async def _perform(hands: means.Hands, case: means.Case, todo: tuple[steps.Step, ...], done: list[steps.Step], failures: int) -> Problem | None:
+    for step in todo:
         done.append(step)
         try:
             await act.perform(hands, case, step)
@@ -110,7 +110,7 @@ async def _perform(hands: means.Hands, case: means.Case, steps: tuple[plan.Step,
             message = f"{error.field}: {error.problem}" if error.field else error.problem
             return _fail_start(hands, case, reason=error.reason, message=message, field=error.field, failures=failures)
         except OSError as error:
-            if isinstance(step, plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable | plan.EnsureVolumes):
+            if isinstance(step, steps.AcquireLease | steps.EnsureCgroup | steps.EnsureWritable | steps.EnsureVolumes):
                 return _fail_start(hands, case, reason="StartFailed", message=str(error), field="", failures=failures)
             return Problem(reason="StepFailed", message=f"{type(step).__name__}: {error}", retry_at_seconds=_retry(failures))
     return None
@@ -154,9 +154,9 @@ def _give_up(hands: means.Hands, sandbox: Sandbox, observed: Observed, problem: 
     return dataclasses.replace(observed, has_runtime=True, is_stale=False, life=life)
 
 
-def _is_start(done: list[plan.Step]) -> bool:
+def _is_start(done: list[steps.Step]) -> bool:
     """Whether the last step was on the way to a start: then one more look frees what the start had taken."""
-    return isinstance(done[-1], plan.StartProcess | plan.AcquireLease | plan.EnsureCgroup | plan.EnsureWritable | plan.EnsureVolumes)
+    return isinstance(done[-1], steps.StartProcess | steps.AcquireLease | steps.EnsureCgroup | steps.EnsureWritable | steps.EnsureVolumes)
 
 
 def _report(
@@ -193,7 +193,7 @@ def _now() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _log(uid: str, done: list[plan.Step], problem: Problem | None, began: float) -> None:
+def _log(uid: str, done: list[steps.Step], problem: Problem | None, began: float) -> None:
     if not done and (problem is None or problem.reason == imaging.PULLING):
         return
     names = ",".join(type(step).__name__ for step in done)

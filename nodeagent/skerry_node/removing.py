@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 
-from skerry_node import mounting, plan
+from skerry_node import mounting, steps
 from skerry_node.means import Case, Hands
 from skerry_node.rootfs import scratch
 from skerry_node.volumes import places
@@ -15,7 +15,7 @@ _ENTRIES_AT_ONCE = 200
 """Files of a writable layer that are deleted without leaving the loop: about 10 ms."""
 
 
-async def remove_cgroup(hands: Hands, case: Case, _: plan.Step) -> None:
+async def remove_cgroup(hands: Hands, case: Case, _: steps.Step) -> None:
     """Processes that were just killed leave their cgroup within milliseconds; wait for them a little."""
     found = hands.view.groups.open(case.uid)
     for _attempt in range(100):
@@ -29,42 +29,42 @@ async def remove_cgroup(hands: Hands, case: Case, _: plan.Step) -> None:
     found.remove()
 
 
-async def remove_writable(hands: Hands, case: Case, _: plan.Step) -> None:
+async def remove_writable(hands: Hands, case: Case, _: steps.Step) -> None:
     """A small one at once; what is left of a large one is deleted beside the loop."""
     if not scratch.remove_writable(hands.settings.scratch_dir, case.uid, entries=_ENTRIES_AT_ONCE):
         await asyncio.to_thread(scratch.sweep_trash, hands.settings.scratch_dir)
 
 
-async def remove_volumes(hands: Hands, case: Case, _: plan.Step) -> None:
+async def remove_volumes(hands: Hands, case: Case, _: steps.Step) -> None:
     await asyncio.to_thread(places.remove, mounting.make_places(hands.settings), case.uid)
 
 
-async def remove_logs(hands: Hands, case: Case, _: plan.Step) -> None:
+async def remove_logs(hands: Hands, case: Case, _: steps.Step) -> None:
     await asyncio.to_thread(shutil.rmtree, os.path.join(hands.settings.logs_dir, case.uid), ignore_errors=True)
 
 
-async def withdraw_ports(hands: Hands, case: Case, _: plan.Step) -> None:
+async def withdraw_ports(hands: Hands, case: Case, _: steps.Step) -> None:
     lease = hands.view.leases.find(case.uid)
     if lease is not None:
         hands.view.ports.withdraw(lease.slot)
 
 
-async def release_lease(hands: Hands, case: Case, _: plan.Step) -> None:
+async def release_lease(hands: Hands, case: Case, _: steps.Step) -> None:
     lease = hands.view.leases.find(case.uid)
     if lease is not None:
         hands.view.leases.release(lease.slot)
 
 
-async def remove_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
+async def remove_runtime(hands: Hands, case: Case, _: steps.Step) -> None:
     hands.handles.release(case.uid)
     shutil.rmtree(os.path.join(hands.settings.sandboxes_dir, case.uid), ignore_errors=True)
 
 
-async def release_object(hands: Hands, case: Case, _: plan.Step) -> None:
+async def release_object(hands: Hands, case: Case, _: steps.Step) -> None:
     assert case.sandbox is not None
     await hands.source.remove_finalizer(case.sandbox)
 
 
-async def expire_object(hands: Hands, case: Case, _: plan.Step) -> None:
+async def expire_object(hands: Hands, case: Case, _: steps.Step) -> None:
     assert case.sandbox is not None
     await hands.source.delete(case.sandbox)

@@ -9,7 +9,7 @@ import time
 
 from skerry_api.ports import host_ports, published
 from skerry_api.sandbox import NetworkMode, Sandbox, SandboxStatus
-from skerry_node import launching, lives, means, mounting, plan, report
+from skerry_node import launching, lives, means, mounting, report, steps
 from skerry_node.keeper import client
 from skerry_node.means import Case, Hands, Layers, shell_name
 from skerry_node.model import Life, Observed, Running
@@ -19,7 +19,7 @@ from skerry_node.rootfs import scratch
 _LOG = logging.getLogger("skerry.act")
 
 
-async def ensure_runtime(hands: Hands, case: Case, _: plan.Step) -> None:
+async def ensure_runtime(hands: Hands, case: Case, _: steps.Step) -> None:
     ensure_directory(hands, case.observed)
     status = case.sandbox.status if case.sandbox is not None else None
     life = _remember(status) if status is not None else Life()
@@ -40,7 +40,7 @@ def _remember(status: SandboxStatus) -> Life:
     return lives.from_status(status, now_iso=report.render_time(time.time_ns()), now_seconds=now_seconds)
 
 
-async def acquire_lease(hands: Hands, case: Case, step: plan.Step) -> None:
+async def acquire_lease(hands: Hands, case: Case, step: steps.Step) -> None:
     leases = hands.view.leases
     wants_bridge = case.sandbox is not None and case.sandbox.spec.network.mode is NetworkMode.BRIDGE
     if not wants_bridge or not hands.shells:
@@ -60,7 +60,7 @@ async def acquire_lease(hands: Hands, case: Case, step: plan.Step) -> None:
     await ensure_policy(hands, case, step)
 
 
-async def ensure_policy(hands: Hands, case: Case, _: plan.Step) -> None:
+async def ensure_policy(hands: Hands, case: Case, _: steps.Step) -> None:
     assert case.sandbox is not None
     lease = hands.view.leases.find(case.uid)
     if lease is not None:
@@ -74,23 +74,23 @@ def _wanted_root(case: Case) -> Layers | None:
     return launching.root_layers(case.image)
 
 
-async def ensure_cgroup(hands: Hands, case: Case, step: plan.Step) -> None:
-    assert isinstance(step, plan.EnsureCgroup)
+async def ensure_cgroup(hands: Hands, case: Case, step: steps.Step) -> None:
+    assert isinstance(step, steps.EnsureCgroup)
     hands.view.groups.open(case.uid).ensure(step.limits)
 
 
-async def write_limits(hands: Hands, case: Case, step: plan.Step) -> None:
-    assert isinstance(step, plan.WriteLimits)
+async def write_limits(hands: Hands, case: Case, step: steps.Step) -> None:
+    assert isinstance(step, steps.WriteLimits)
     hands.view.groups.open(case.uid).write_limits(step.limits)
 
 
-async def ensure_writable(hands: Hands, case: Case, _: plan.Step) -> None:
+async def ensure_writable(hands: Hands, case: Case, _: steps.Step) -> None:
     if case.uid in hands.dressed:
         return
     scratch.ensure_writable(hands.settings.scratch_dir, case.uid, owner=means.find_owner(hands, case.uid))
 
 
-async def ensure_volumes(hands: Hands, case: Case, _: plan.Step) -> None:
+async def ensure_volumes(hands: Hands, case: Case, _: steps.Step) -> None:
     assert case.sandbox is not None
     where = mounting.make_places(hands.settings)
     await mounting.ensure(where, hands.source, case.sandbox, owner=means.find_owner(hands, case.uid))
@@ -102,7 +102,7 @@ async def refresh_volumes(hands: Hands, sandbox: Sandbox) -> None:
     await mounting.refresh(where, hands.source, sandbox, owner=means.find_owner(hands, sandbox.metadata.uid))
 
 
-async def publish_ports(hands: Hands, case: Case, _: plan.Step) -> None:
+async def publish_ports(hands: Hands, case: Case, _: steps.Step) -> None:
     """Raises client.Refused when a place is taken and nothing runs yet, OSError when what runs cannot have it back."""
     assert case.sandbox is not None
     lease = hands.view.leases.find(case.uid)
@@ -127,7 +127,7 @@ def _refuse_port(hands: Hands, sandbox: Sandbox, error: ports.PortTaken) -> clie
     return client.Refused(problem=problem, field=f"spec.network.ports[{place}].hostPort", reason="HostPortTaken")
 
 
-async def start_process(hands: Hands, case: Case, _: plan.Step) -> None:
+async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
     assert case.sandbox is not None
     assert case.image is not None
     lease = hands.view.leases.find(case.uid)

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.harness import claims, machine, neighbours, subreaper
 
@@ -25,6 +26,8 @@ _FILE = re.compile(r"skerry|^sk[-_.\d]")
 _PLACES = ("/run", "/run/netns", "/var/lib", "/tmp")
 _HELD = frozenset({"network namespace", "process", "open file"})
 """Kinds that are found from our processes, so that no name need tell whose they are."""
+_MOVING = frozenset({"handle", "counter", "expires", "used"})
+"""Of nft's objects, in the words of libnftables-json(5): what traffic, time and each load change."""
 _OBJECT = ("table", "chain", "rule", "set", "map", "element")
 
 
@@ -123,7 +126,7 @@ def _cgroups(scope: Scope) -> Iterator[str]:
 
 
 def _nft_objects() -> Iterator[str]:
-    """Tables of ours and what is in them, without the handles that change at each load."""
+    """Tables of ours and what is in them, element by element."""
     if shutil.which("nft") is None:
         return
     text = subprocess.run(["nft", "-j", "list", "ruleset"], capture_output=True, check=True, text=True).stdout
@@ -131,8 +134,18 @@ def _nft_objects() -> Iterator[str]:
         for kind in _OBJECT:
             value = entry.get(kind)
             if value is not None and "skerry" in value.get("table", value.get("name", "")):
-                value.pop("handle", None)
-                yield f"{kind} {json.dumps(value, sort_keys=True)}"
+                lasting = _without_what_moves(value)
+                elements = lasting.pop("elem", ())
+                yield f"{kind} {json.dumps(lasting, sort_keys=True)}"
+                for element in elements:
+                    yield f"{kind} {value['table']} {value['name']}: {json.dumps(element, sort_keys=True)}"
+
+
+def _without_what_moves(value: Any) -> Any:
+    """Without counters and times, and without the handles that change at each load."""
+    if isinstance(value, dict):
+        return {key: _without_what_moves(each) for key, each in value.items() if key not in _MOVING}
+    return [_without_what_moves(each) for each in value] if isinstance(value, list) else value
 
 
 def _loop_devices(scope: Scope) -> Iterator[str]:

@@ -7,24 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import itertools
-import json
 import os
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
-import skerry_node
-from skerry_node.keeper import detaching, sealed, wire
+from skerry_node.keeper import bootstrap, detaching, sealed, wire
 
-_BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from skerry_node.keeper.__main__ import main; main()"
-_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _START_SECONDS = 10.0
 _REPLY_SECONDS = 30.0
 _CREDENTIALS = struct.Struct("=3i")
@@ -44,33 +38,6 @@ class Refused(Exception):
         self.field = field
         self.reason = reason
         self.errno = errno
-
-
-@dataclass(frozen=True, slots=True)
-class KeeperSettings:
-    """What a keeper is started with; the fields are those of `keeper.__main__.Settings`."""
-
-    socket_path: str
-    runtime_dir: str
-    logs_dir: str
-    layers_dir: str
-    scratch_dir: str
-    build_dir: str
-    cgroup_dirs: tuple[str, ...]
-    log_segment_bytes: int
-    log_segments: int
-    runtime: str = ""
-    """The digest of the sealed runtime that it runs from; empty: it runs from this installation."""
-    listener_fd: int = -1
-    """Its socket, which one that executes the next one hands on; -1: bind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outside:
-    """A keeper on the host: where sealed runtimes lie, and the files cgroup.procs that take it out of the agent's pod."""
-
-    directory: str
-    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +62,7 @@ class Client:
     """One connection to the node's keeper. `on_exit(uid)` is called as ends arrive, `on_lost()` when the connection breaks."""
 
     def __init__(
-        self, settings: KeeperSettings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None], outside: Outside | None = None
+        self, settings: bootstrap.Settings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None], outside: bootstrap.Outside | None = None
     ) -> None:
         self._settings = settings
         self._outside = outside
@@ -127,14 +94,14 @@ class Client:
         if await self._try_connect():
             return False
         try:
-            await asyncio.to_thread(self._spawn)
+            await asyncio.to_thread(bootstrap.spawn, self._settings, self._outside)
         except (subprocess.SubprocessError, OSError) as error:
             raise KeeperLost(f"the keeper did not start: {error}") from error
         for _ in range(int(_START_SECONDS / 0.01)):
             if await self._try_connect():
                 return True
             await asyncio.sleep(0.01)
-        raise KeeperLost(f"the keeper did not start; see {self._log_path}")
+        raise KeeperLost(f"the keeper did not start; see {bootstrap.find_log(self._settings)}")
 
     async def connect_only(self) -> bool:
         """Connect to a keeper that is there; False when none is."""
@@ -193,7 +160,7 @@ class Client:
         state = await self._ask("state")
         if state.get("runtime", "") == runtime.digest:
             return False
-        argv = self._render_command(runtime)
+        argv = bootstrap.render_command(self._settings, runtime)
         host = os.open(os.path.join(detaching.find_host(os.getppid()), "mnt"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             raw = await asyncio.to_thread(self._ask_alone, "renew", [host], argv=argv)
@@ -289,56 +256,9 @@ class Client:
             if not future.done():
                 future.set_exception(KeeperLost("the keeper died"))
 
-    @property
-    def _log_path(self) -> str:
-        return os.path.join(os.path.dirname(self._settings.socket_path), "keeper.log")
-
-    def _spawn(self) -> None:
-        """Start a keeper that is nobody's child: a session of its own, re-parented to init."""
-        for path in (self._settings.build_dir, self._settings.runtime_dir, self._settings.logs_dir):
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        if self._outside is not None:
-            self._spawn_outside(self._outside)
-            return
-        package_root = os.path.dirname(os.path.dirname(skerry_node.__file__))
-        command = [sys.executable, "-I", "-S", "-c", _DETACH, sys.executable, _BOOT, package_root]
-        with open(self._log_path, "ab") as log:
-            subprocess.run(
-                [*command, json.dumps(asdict(self._settings))],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True,
-                env=_ENVIRONMENT,
-            )  # fmt: skip
-
-    def _spawn_outside(self, outside: Outside) -> None:
-        """Start one from its sealed runtime in the host's namespaces and in a control group of its own."""
-        order = {
-            "groups": outside.groups, "host": detaching.find_host(os.getppid()), "log": self._log_path,
-            "argv": self._render_command(sealed.ensure(outside.directory)),
-        }  # fmt: skip
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", detaching.__file__, json.dumps(order)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, check=False, env=_ENVIRONMENT,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise subprocess.SubprocessError(done.stderr.decode(errors="replace").strip()[-500:])
-
-    def _render_command(self, runtime: sealed.Runtime) -> list[str]:
-        settings = dataclasses.replace(self._settings, runtime=runtime.digest)
-        return [*runtime.command, "-I", "-S", "-c", _BOOT, runtime.packages, json.dumps(asdict(settings))]
-
 
 def _take_result(reply: wire.Message) -> wire.Message:
     if "error" in reply:
         raise Refused(**reply["error"])
     result: wire.Message = reply["ok"]
     return result
-
-
-_DETACH = """
-import os, sys
-if os.fork():
-    os._exit(0)
-os.setsid()
-os.chdir("/")
-os.execv(sys.argv[1], [sys.argv[1], "-I", "-S", "-c", *sys.argv[2:]])
-"""

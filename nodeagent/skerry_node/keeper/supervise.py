@@ -14,31 +14,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from skerry_node.keeper import consoles, door, events, execs, holding, logs, records, spawn, wire
+from skerry_node.keeper import children, consoles, door, events, execs, holding, logs, records, spawn, wire
 from skerry_node.kernel import syscalls
 
 VERSION = 1
 _REAPED_BY_INIT_SECONDS = 2.0
 """How long an adopted process may stay a zombie until init reaps it and its exit status can be read."""
 _DYING_POLL_SECONDS = 0.005
-
-
-@dataclass(slots=True)
-class Child:
-    """A sandbox's first process, ours or adopted from an earlier keeper."""
-
-    uid: str
-    attempt: int
-    pid: int
-    pidfd: int
-    streams: tuple[logs.Stream, ...]
-    starting: spawn.Starting | None = None
-    reply: door.Reply | None = None
-    dead_since: float | None = None
-    began: float = 0.0
-    console: consoles.Console | None = None
 
 
 class Keeper:
@@ -51,12 +34,12 @@ class Keeper:
         self._attic = attic
         self._events = events.Events()
         self._door = door.Door(listener, self._events, self._answer)
-        self._children: dict[str, Child] = {}
+        self._children: dict[str, children.Child] = {}
         self._shells: dict[int, spawn.Parked] = {}
-        self._dying: list[Child] = []
+        self._dying: list[children.Child] = []
         self._stop = False
         self._execs = execs.Execs(room, self._events, find=self._find_running)
-        self._consoles = consoles.Consoles(find=self._find_console, has_closed=lambda uid: self._keep(self._children[uid]))
+        self._consoles = consoles.Consoles(find=self._find_console, has_closed=lambda uid: self._children[uid].keep(self._attic))
 
     def run(self) -> None:
         """Serve until a `stop` request."""
@@ -68,7 +51,11 @@ class Keeper:
         """Take over what an earlier keeper left: the living by pid, start time and boot id, the dead by what the attic *kept* of them."""
         for uid in os.listdir(self._room.runtime_fd):
             with contextlib.suppress(OSError):
-                self._adopt(uid, kept)
+                child = children.adopt(self._room, self._attic, uid, kept)
+                if child is not None:
+                    self._children[uid] = child
+                    self._watch_child(child)
+                    self._watch_console(child)
         for (uid, attempt), each in kept.items():
             if uid not in self._children or self._children[uid].attempt != attempt:
                 self._attic.drop(uid, attempt)
@@ -95,9 +82,9 @@ class Keeper:
             reply({"error": {"errno": error.errno, "problem": str(error)}})
 
     def _on_state(self, _: wire.Message, reply: door.Reply) -> None:
-        children = {child.uid: {"pid": child.pid, "attempt": child.attempt} for child in self._children.values()}
+        found = {child.uid: {"pid": child.pid, "attempt": child.attempt} for child in self._children.values()}
         shells = [[slot, parked.dress and parked.dress.layers] for slot, parked in self._shells.items()]
-        reply({"ok": {"version": VERSION, "runtime": self._runtime, "pid": os.getpid(), "children": children, "shells": shells}})
+        reply({"ok": {"version": VERSION, "runtime": self._runtime, "pid": os.getpid(), "children": found, "shells": shells}})
 
     def _on_prepare(self, message: wire.Message, reply: door.Reply) -> None:
         shell = wire.parse_shell(message["shell"])
@@ -127,17 +114,17 @@ class Keeper:
         ticks = parked.start_ticks
         records.write_starting(self._room.runtime_fd, order.uid, pid=parked.pid, start_ticks=ticks, attempt=order.attempt)
         starting = spawn.launch(self._room, parked, order, message["launch"], volume_fds=message["fds"])
-        child = Child(
+        child = children.Child(
             uid=order.uid, attempt=order.attempt, pid=starting.pid, pidfd=starting.pidfd, streams=starting.streams,
             starting=starting, reply=reply, began=began, console=starting.console,
         )  # fmt: skip
         self._children[order.uid] = child
         if child.console is not None:
-            self._keep(child)  # before the program can run, whose input it is
+            child.keep(self._attic)  # before the program can run, whose input it is
         self._events.watch(starting.status_fd, lambda _: self._on_status(child, starting, warm=warm))
         self._watch_child(child)
 
-    def _on_status(self, child: Child, starting: spawn.Starting, *, warm: bool) -> None:
+    def _on_status(self, child: children.Child, starting: spawn.Starting, *, warm: bool) -> None:
         part = self._take_terminal(child, starting) if starting.launch.has_terminal else os.read(starting.status_fd, 4096)
         if part is None:
             return
@@ -157,9 +144,9 @@ class Keeper:
         if reply:
             seconds = time.monotonic() - child.began
             reply({"ok": {"pid": child.pid, "attempt": child.attempt, "warm": warm, "seconds": seconds}})
-        self._keep(child)
+        child.keep(self._attic)
 
-    def _take_terminal(self, child: Child, starting: spawn.Starting) -> bytes | None:
+    def _take_terminal(self, child: children.Child, starting: spawn.Starting) -> bytes | None:
         """Bytes of a problem, none at the end; None when a terminal came, which is held now, or nothing did."""
         try:
             part, console = consoles.take_master(starting.status_fd, self._room.runtime_fd, child.uid)
@@ -168,16 +155,11 @@ class Keeper:
         if console is None:
             return part
         child.console = console
-        self._keep(child)
+        child.keep(self._attic)
         self._watch_console(child)
         with contextlib.suppress(BrokenPipeError):
             os.write(starting.status_fd, consoles.ACCEPTED)
         return part or None
-
-    def _keep(self, child: Child) -> None:
-        console_fds = [child.console.fd] if child.console is not None and child.console.fd >= 0 else []
-        pipe_fds = [stream.pipe_fd for stream in child.streams]
-        self._attic.keep(child.uid, child.attempt, pidfd=child.pidfd, pipe_fds=pipe_fds, console_fds=console_fds)
 
     def _on_signal(self, message: wire.Message, reply: door.Reply) -> None:
         child = self._children.get(message["uid"])
@@ -219,20 +201,20 @@ class Keeper:
 
     def _find_running(self, uid: str) -> int | None:
         child = self._children.get(uid)
-        return child.pidfd if child is not None and child.starting is None and child.dead_since is None else None
+        return child.pidfd if child is not None and child.runs else None
 
     def _find_console(self, uid: str) -> consoles.Console | None:
         child = self._children.get(uid)
-        return child.console if child is not None and child.starting is None and child.dead_since is None else None
+        return child.console if child is not None and child.runs else None
 
     # Processes and their output
 
-    def _watch_child(self, child: Child) -> None:
+    def _watch_child(self, child: children.Child) -> None:
         self._events.watch(child.pidfd, lambda _: self._on_death(child))
         for stream in child.streams:
             self._events.watch(stream.pipe_fd, functools.partial(self._on_output, stream))
 
-    def _watch_console(self, child: Child) -> None:
+    def _watch_console(self, child: children.Child) -> None:
         console = child.console
         if console is None or not console.is_terminal:
             return
@@ -247,7 +229,7 @@ class Keeper:
         if stream.pump() is None or (mask & events.HANG_UP and not mask & events.READABLE):
             self._events.unwatch(stream.pipe_fd)
 
-    def _on_death(self, child: Child) -> None:
+    def _on_death(self, child: children.Child) -> None:
         self._events.unwatch(child.pidfd)
         child.dead_since = time.monotonic()
         self._dying.append(child)
@@ -256,29 +238,21 @@ class Keeper:
         if self._dying:
             self._dying = [child for child in self._dying if not self._is_finished(child)]
 
-    def _is_finished(self, child: Child) -> bool:
+    def _is_finished(self, child: children.Child) -> bool:
         """Record the end of *child* once its status can be read and its start has been answered."""
         if child.starting is not None:
             return False
-        known, status = _wait_status(child)
+        known, status = children.wait_status(child)
         if not known and time.monotonic() - (child.dead_since or 0.0) < _REAPED_BY_INIT_SECONDS:
             return False
         if self._children.get(child.uid) is child:
-            self._drain(child)
+            child.drain()
             records.write_exit(self._room.runtime_fd, child.uid, attempt=child.attempt, status=status)
             self._forget(child)
             self._door.broadcast({"event": "exited", "uid": child.uid})
         return True
 
-    def _drain(self, child: Child) -> None:
-        """Move what the dead still have in their pipes; every process of the sandbox has died with its first."""
-        if child.console is not None:
-            child.console.drain(child.streams[0])
-        for stream in child.streams:
-            while stream.pump():
-                pass
-
-    def _abandon(self, child: Child) -> None:
+    def _abandon(self, child: children.Child) -> None:
         """Forget a child that never became the program: it is as if it had not been started."""
         self._events.unwatch(child.pidfd)
         with contextlib.suppress(ChildProcessError):
@@ -287,7 +261,7 @@ class Keeper:
         records.remove_process(self._room.runtime_fd, child.uid)
         self._forget(child)
 
-    def _forget(self, child: Child) -> None:
+    def _forget(self, child: children.Child) -> None:
         self._children.pop(child.uid, None)
         if child.console is not None:
             self._events.unwatch(child.console.fd)
@@ -307,58 +281,3 @@ class Keeper:
         parked.close()
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
         os.close(pidfd)
-
-    def _adopt(self, uid: str, kept: dict[tuple[str, int], holding.Kept]) -> None:
-        record = records.read_process(self._room.runtime_fd, uid)
-        if record is None or records.has_exit(self._room.runtime_fd, uid, attempt=record.attempt):
-            return
-        directory = os.open(uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._room.runtime_fd)
-        try:
-            streams = logs.open_streams(directory, self._room.logs_fd, uid, self._room.bounds)
-        finally:
-            os.close(directory)
-        pidfd = records.open_process(record)
-        above = kept.get((uid, record.attempt))
-        if above is None and pidfd is not None:
-            self._attic.keep(uid, record.attempt, pidfd=pidfd, pipe_fds=[stream.pipe_fd for stream in streams])
-        if pidfd is None and above is not None:
-            pidfd = os.dup(above.pidfd)  # it ended while there was no keeper: now its end and its output are told
-        console = self._hold_console(uid, above)
-        if pidfd is None:
-            for stream in streams:
-                while stream.pump():
-                    pass
-                stream.close()
-            return
-        child = Child(uid=uid, attempt=record.attempt, pid=record.pid, pidfd=pidfd, streams=streams, console=console)
-        if not record.started and records.is_own_program(record.pid):
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its orders died with the keeper: it was never started
-        elif not record.started:
-            records.mark_started(self._room.runtime_fd, uid)
-        self._children[uid] = child
-        self._watch_child(child)
-        self._watch_console(child)
-
-    def _hold_console(self, uid: str, above: holding.Kept | None) -> consoles.Console | None:
-        """What the attic kept of what is typed to *uid*."""
-        if above is None or above.console_fd is None:
-            return None
-        return consoles.hold(os.dup(above.console_fd), self._room.runtime_fd, uid)
-
-
-def _wait_status(child: Child) -> tuple[bool, int | None]:
-    """Whether the end is known, and the wait status: from waitid for our own child.
-
-    For an adopted one from the pidfd once somebody has reaped it (Linux 6.15), or from the zombie until then.
-    """
-    try:
-        result = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOHANG)
-    except ChildProcessError:
-        status = syscalls.pidfd_exit_status(child.pidfd)
-        if status is None:
-            status = records.read_zombie_status(child.pid)
-        return status is not None, status
-    if result is None:
-        return False, None
-    killed = result.si_code in {os.CLD_KILLED, os.CLD_DUMPED}
-    return True, result.si_status if killed else result.si_status << 8

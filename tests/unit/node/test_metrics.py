@@ -8,7 +8,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from skerry_api.sandbox import Limits, Metadata, Resources, Sandbox, SandboxSpec, Termination, TerminationReason
-from skerry_node import metrics, model, plan, reconcile, serving_metrics
+from skerry_node import metrics, model, reconcile, serving_metrics, steps
 from skerry_node.cgroup.scanning import Counters
 from skerry_node.metering import catalogue, series
 from skerry_node.network.traffic import Traffic
@@ -109,15 +109,15 @@ def test_whoever_names_an_image_writes_no_series():
     assert any(dict(labels).get("image") == image for name, labels in found if name == "skerry_sandbox_info")
 
 
-def outcome(*steps: plan.Step, problem=None, life=None):
+def outcome(*done: steps.Step, problem=None, life=None):
     observed = dataclasses.replace(model.Observed(uid="u1", now_seconds=0.0), life=life or model.Life())
-    return reconcile.Outcome(observed=observed, steps=steps, status=None, problem=problem, deadline_seconds=None)
+    return reconcile.Outcome(observed=observed, steps=done, status=None, problem=problem, deadline_seconds=None)
 
 
 def test_a_reconcile_counts_its_steps_failures_and_ends():
     """By kind, result and reason."""
     found = metrics.Meters(list)
-    start, end = plan.StartProcess("u1"), plan.RecordEnd("u1")
+    start, end = steps.StartProcess("u1"), steps.RecordEnd("u1")
     found.reconciled(outcome(start), seconds=0.002, queued_seconds=0.0005)
     found.reconciled(outcome(start, problem=model.Problem(reason="StartFailed", message="no")), seconds=0.001)
     found.reconciled(outcome(end, life=model.Life(termination=Termination(TerminationReason.OOM_KILLED))), seconds=0.001)

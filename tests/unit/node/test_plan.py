@@ -9,7 +9,7 @@ import pytest
 
 from skerry_api.ports import HostPort, Protocol, Published
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, Termination, TerminationReason
-from skerry_node import plan
+from skerry_node import plan, steps
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, Stopping
 
 UID = "6f1c0c5e-1111-4222-8333-444455556666"
@@ -44,8 +44,8 @@ def resting(**changes: Any) -> Observed:
     return dataclasses.replace(base, **changes)
 
 
-def names(steps: tuple[plan.Step, ...]) -> list[str]:
-    return [type(step).__name__ for step in steps]
+def names(found: tuple[steps.Step, ...]) -> list[str]:
+    return [type(step).__name__ for step in found]
 
 
 START = ["EnsureRuntime", "AcquireLease", "EnsureCgroup", "EnsureWritable", "StartProcess"]
