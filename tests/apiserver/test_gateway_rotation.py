@@ -47,7 +47,7 @@ async def _cat(cluster):
 
 async def _echo(socket, text):
     await socket.send_bytes(b"\0" + text)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await socket.receive_bytes() == b"\1" + text
 
 

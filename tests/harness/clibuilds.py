@@ -32,7 +32,7 @@ def wait_for_line(stream, line):
     raise AssertionError(f"no {line!r}")
 
 
-def wait_until(is_done, *, seconds=20.0):
+def wait_until(is_done, *, seconds=120.0):
     """Poll."""
     deadline = time.monotonic() + seconds
     while not is_done():

@@ -139,7 +139,7 @@ class ControlPlane:
         """The body of a GET as admin, without kubectl's half second. Raises urllib.error.URLError, of which HTTPError is one."""
         headers = {"Authorization": f"Bearer {self.token}", "Accept": accept}
         request = urllib.request.Request(self.url + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=30, context=self._tls) as answer:
+        with urllib.request.urlopen(request, timeout=120, context=self._tls) as answer:
             return bytes(answer.read())
 
     def apply_crds(self) -> None:

@@ -28,7 +28,7 @@ def test_killed_while_a_run_runs(node, tmp_path):
         clibuilds.wait_for_line(client.stderr, b"started\n")
         (uid,) = clibuilds.guests(node)
         node.kill()
-        assert client.wait(timeout=20) == 125
+        assert client.wait(timeout=120) == 125
     assert clibuilds.guests(node) == [uid]
     node.start()
     clibuilds.wait_until(lambda: not clibuilds.guests(node))
@@ -46,7 +46,7 @@ def test_killed_at_any_moment(node, tmp_path, milliseconds):
         assert client.stderr.readline().startswith(b"STEP 1")
         time.sleep(milliseconds / 1000)
         node.kill()
-        client.wait(timeout=20)
+        client.wait(timeout=120)
     node.start()
     clibuilds.wait_until(lambda: not clibuilds.guests(node))
     done = clibuilds.build(node, context, "-t", "app:1")

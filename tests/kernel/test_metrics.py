@@ -26,7 +26,7 @@ def scrape(node):
     """Samples by name and labels, over HTTP as Prometheus has them."""
     with open(node.log_path, encoding="utf-8") as file:
         url = re.findall(r"metrics=(http://\S+)", file.read())[-1]
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         text = answer.read().decode()
     return {(each.name, frozenset(each.labels.items())): each.value for family in text_string_to_metric_families(text) for each in family.samples}
 
