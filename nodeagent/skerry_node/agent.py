@@ -184,9 +184,15 @@ class Agent:
         if not isinstance(self.source, kubeapi.ClusterSource):
             return None
         made = passes.Preparing(
-            self.source.image_objects, self.store, self.images, self.builds, self.source, node_name=self.settings.node_name, tell=self.loop.beat_soon
+            self.source.image_objects,
+            self.store,
+            self.images,
+            self.builds,
+            self.source,
+            node_name=self.settings.node_name,
+            tell=self.loop.heartbeat.beat_soon,
         )
-        self.loop.read_prepared = lambda: made.prepared
+        self.loop.heartbeat.read_prepared = lambda: made.prepared
         self.house.read_pinned = self.carrier.read_pinned = made.in_use
         return made
 
@@ -205,7 +211,9 @@ class Agent:
             return
         from skerry_node import streaming  # noqa: PLC0415 - certificates cost a standalone agent memory that it has no use for
 
-        tasks.create_task(streaming.Door(self.settings, api, backend.Backend(self), announce=self.loop.announce, certified=self._certified).run())
+        tasks.create_task(
+            streaming.Door(self.settings, api, backend.Backend(self), announce=self.loop.heartbeat.announce, certified=self._certified).run()
+        )
 
     def _read_samples(self) -> Iterable[series.Sample]:
         return self.gauges.read_samples()

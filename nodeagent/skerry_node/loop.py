@@ -7,33 +7,14 @@ import contextlib
 import logging
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Collection
 
-from skerry_api.node import PreparedImage, SandboxNode
 from skerry_api.sandbox import Sandbox, SandboxStatus
-from skerry_node import (
-    building,
-    errors,
-    happenings,
-    imaging,
-    inventory,
-    means,
-    metrics,
-    mounting,
-    observe,
-    orphans,
-    reconcile,
-    report,
-    shells,
-    starting,
-)
-from skerry_node.build import cache
+from skerry_node import building, errors, happenings, heartbeat, imaging, means, metrics, observe, orphans, reconcile, shells, upkeep
 from skerry_node.image.store import Store
 from skerry_node.keeper import client
 from skerry_node.model import Running
-from skerry_node.network import layouts, ruleset
 from skerry_node.sources import Change, Gone, Invalid, Snapshot, Source, Upsert
-from skerry_node.volumes.errors import VolumeFailed
 
 RESYNC_SECONDS = 30.0
 MIN_PAUSE_SECONDS = 0.02
@@ -62,11 +43,8 @@ class Loop:
         self._keeper_lost = asyncio.Event()
         self._keeper_ready = asyncio.Event()
         self._invalid: set[str] = set()
-        self._endpoint: tuple[str, int] | None = None
-        self._must_beat = asyncio.Event()
         self._observed_at = time.monotonic()
-        self.read_prepared: Callable[[], tuple[PreparedImage, ...] | None] = lambda: None
-        """What the node says of SandboxImages."""
+        self.heartbeat = heartbeat.Heartbeat(hands, source, store, list_wanted=self._list_wanted)
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -77,8 +55,8 @@ class Loop:
             tasks.create_task(self._resync())
             tasks.create_task(self._guard_keeper())
             tasks.create_task(self._pool.run())
-            tasks.create_task(self._beat())
-            tasks.create_task(self._refresh_volumes())
+            tasks.create_task(self.heartbeat.run())
+            tasks.create_task(upkeep.follow_volumes(self.hands, self._list_running))
 
     def known(self) -> tuple[Sandbox, ...] | None:
         """Every sandbox of this node; None before a first complete list, when nothing may be concluded from one that is not there."""
@@ -115,15 +93,6 @@ class Loop:
         _LOG.warning("keeper lost; starting the next one")
         self._keeper_ready.clear()
         self._keeper_lost.set()
-
-    def announce(self, address: str, port: int) -> None:
-        """The gateway finds this agent there; its SandboxNode says so at once."""
-        self._endpoint = (address, port)
-        self._must_beat.set()
-
-    def beat_soon(self) -> None:
-        """Something that the node's object tells is new."""
-        self._must_beat.set()
 
     async def ensure_keeper(self) -> None:
         """Have a keeper on the line, and our shells and handles in step with it."""
@@ -195,42 +164,18 @@ class Loop:
                     self._forget(uid)
             if not self._workers:
                 self._observed_at = time.monotonic()
-            await self.check_rules()
-            try:
-                self.hands.view.ports.repair()
-            except (OSError, ruleset.RulesFailed) as error:
-                _LOG.warning("published ports not looked at problem=%s", error)
+            await upkeep.check_rules(self.hands)
+            upkeep.repair_ports(self.hands)
             self.poke_all()
             self._poke_orphans()
             with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):
                 await self.hands.keeper.renew()  # one that had to refuse
 
-    async def check_rules(self) -> None:
-        """Read the rules of the network anew, and close what belongs to no slot in use; where the tables are gone, make them again."""
-        firewall = self.hands.view.firewall
-        try:
-            if not firewall.has_tables():
-                _LOG.error("the rules of the network were removed by somebody else; they are made again")
-                await asyncio.to_thread(ruleset.ensure_rules, layouts.make_layout(self.hands.settings))
-            firewall.refresh()
-            for slot in firewall.slots() - {lease.slot for lease in self.hands.view.leases.list()}:
-                _LOG.info("rules of a free slot removed slot=%s", slot)
-                firewall.remove(slot)
-        except (OSError, ruleset.RulesFailed) as error:
-            _LOG.error("rules of the network cannot be read problem=%s", error)
+    def _list_wanted(self) -> Collection[Sandbox]:
+        return self.wanted.values()
 
-    async def _refresh_volumes(self) -> None:
-        """Follow the objects that volumes are made of, as often as the kubelet does for pods."""
-        while True:
-            await asyncio.sleep(self.hands.settings.refresh_seconds)
-            for uid, sandbox in list(self.wanted.items()):
-                outcome = self.outcomes.get(uid)
-                if outcome is None or not isinstance(outcome.observed.process, Running) or not mounting.has_projections(sandbox):
-                    continue
-                try:
-                    await starting.refresh_volumes(self.hands, sandbox)
-                except (errors.SourceUnavailable, VolumeFailed, OSError) as error:
-                    _LOG.warning("volumes not refreshed uid=%s problem=%s", uid, error)
+    def _list_running(self) -> list[Sandbox]:
+        return [sandbox for uid, sandbox in self.wanted.items() if uid in self.outcomes and isinstance(self.outcomes[uid].observed.process, Running)]
 
     async def _guard_keeper(self) -> None:
         while True:
@@ -244,31 +189,6 @@ class Loop:
                 self._keeper_lost.set()
                 continue
             self.poke_all()
-
-    async def _beat(self) -> None:
-        """Say that this node lives, and what it can take, for ever."""
-        while True:
-            try:
-                await self._source.renew_lease()
-                await self._source.write_node(self._describe())
-            except errors.SourceUnavailable as error:
-                _LOG.warning("heartbeat not sent problem=%s", error)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.hands.settings.heartbeat_seconds):  # wait_for of Python 3.11 may swallow a cancellation
-                    await self._must_beat.wait()
-            self._must_beat.clear()
-
-    def _describe(self) -> SandboxNode:
-        return inventory.describe(
-            self.hands.settings,
-            self.wanted.values(),
-            [image for image in self.store.list() if not cache.is_stage(image.reference)],
-            cgroup_version=self.hands.view.groups.hierarchies.version,
-            has_freezer=self.hands.view.groups.has_freezer,
-            endpoint=self._endpoint,
-            prepared=self.read_prepared(),
-            now=report.render_time(time.time_ns())[:19] + "Z",
-        )
 
     async def _work(self, uid: str) -> None:
         while uid in self._dirty:
