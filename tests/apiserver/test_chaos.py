@@ -20,7 +20,7 @@ AGENT_KILLS, OPERATOR_KILLS, KEEPER_KILLS = 20, 20, 5
 @pytest.fixture
 def cluster(tmp_path, ledger):
     """One node under chaos."""
-    with Cluster.start(str(tmp_path), agents=1, tag="ch", operator_flags=("--node-lost-seconds=60", "--lease-seconds=3")) as found:
+    with Cluster.start(str(tmp_path), agents=1, tag="ch", operator_flags=("--node-lost-seconds=60",)) as found:
         yield found
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_lost_when_everything_is_killed(cluster):
         time.sleep(chance.uniform(0.0, 1.2))
     assert killed == KEEPER_KILLS
     agent.wait_ready()
-    _wait(lambda: _count(cluster, "Running") == 0, LINES * 0.1 + 60)
+    _wait(lambda: _count(cluster, "Running") == 0, LINES * 0.1 + 180)
     client = skerry.Client(agent.socket_path)
     for name, end in _ends(cluster).items():
         kind, number = name.split("-")
@@ -70,7 +70,7 @@ def _kill_some_keeper(agent):
 @pytest.fixture
 def three(tmp_path, ledger):
     """Three nodes, of which a lost one is known after 15 s; less is what a busy machine keeps a living one waiting."""
-    flags = ("--node-lost-seconds=15", "--lease-seconds=3")
+    flags = ("--node-lost-seconds=15",)
     with Cluster.start(str(tmp_path), agents=3, tag="th", agent_flags=("--heartbeat-seconds=1", "--shells=1"), operator_flags=flags) as found:
         yield found
 

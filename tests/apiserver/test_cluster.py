@@ -42,7 +42,7 @@ def test_ending_takes_running_sandboxes_along(tmp_path):
 
 
 def _wait_for_other_keeper(agent, old):
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while agent.find_keeper() in old | {None}:
         assert time.monotonic() < deadline, "no new keeper"
         time.sleep(0.05)

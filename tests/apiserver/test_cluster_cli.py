@@ -167,7 +167,7 @@ def test_a_terminal_through_the_api_server(skerry, cluster):
 
         def type_and_see(text, wanted):
             os.write(main, text)
-            deadline = time.monotonic() + 90
+            deadline = time.monotonic() + 180
             while wanted not in screen:
                 assert time.monotonic() < deadline, bytes(screen)
                 if select.select([main], [], [], 0.5)[0]:

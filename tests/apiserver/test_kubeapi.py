@@ -35,7 +35,7 @@ class Node:
         async for change in self.source.watch():
             self.told.put_nowait(change)
 
-    async def skip_to(self, kind, *, seconds=60.0):
+    async def skip_to(self, kind, *, seconds=180.0):
         async with asyncio.timeout(seconds):
             while not isinstance(change := await self.told.get(), kind):
                 pass

@@ -33,9 +33,9 @@ def _nothing_stays() -> None:
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory, ledger_scope):
-    """Three nodes, of which a lost one is known after 4 s."""
+    """Three nodes, of which a lost one is known after 8 s."""
     before = books.snapshot(ledger_scope)
-    flags = ("--node-lost-seconds=4", "--lease-seconds=3")
+    flags = ("--node-lost-seconds=8",)
     directory = str(tmp_path_factory.mktemp("nodes"))
     with Cluster.start(directory, agents=3, tag="no", agent_flags=("--heartbeat-seconds=1", "--shells=0"), operator_flags=flags) as found:
         yield found
@@ -199,7 +199,7 @@ def _first_process(node, uid):
         return json.load(file)["pid"]
 
 
-def _wait(is_done, describe=lambda: "", *, seconds=90.0):
+def _wait(is_done, describe=lambda: "", *, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not is_done():
         assert time.monotonic() < deadline, f"it did not happen in time: {describe()}"

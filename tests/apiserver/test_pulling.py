@@ -61,7 +61,7 @@ def apply(cluster, name, image, **spec: object):
     cluster.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
 
 
-def wait(cluster, name, reasons, *, seconds=90.0):
+def wait(cluster, name, reasons, *, seconds=180.0):
     """The condition ImageReady, once its reason is one of *reasons*."""
     deadline = time.monotonic() + seconds
     while True:
@@ -89,7 +89,7 @@ def test_a_pull_secret_opens(cluster, private):
     cluster.plane.kubectl("wait", "sandbox/good", "--for=condition=Ready", "--timeout=120s")
     status = cluster.plane.get("sandbox", "good")["status"]
     assert status["image"]["digest"].startswith("sha256:")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not events(cluster, "good", "Pulled"):  # Events are sent behind the status
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -153,7 +153,7 @@ def test_a_dead_registry_is_tried_again(cluster, private):
     private.stop()
     try:
         apply(cluster, "dead", f"{private.host}/team/app:1", imagePullSecrets=[{"name": "regcred"}], imagePullPolicy="Always")
-        assert "does not answer" in wait(cluster, "dead", {"ImagePullFailed"}, seconds=60)["message"]
+        assert "does not answer" in wait(cluster, "dead", {"ImagePullFailed"}, seconds=180)["message"]
     finally:
         private.start()
     cluster.plane.kubectl("wait", "sandbox/dead", "--for=condition=Ready", "--timeout=120s")

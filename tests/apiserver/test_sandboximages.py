@@ -37,7 +37,7 @@ def apply(cluster, name, **spec: object):
     return cluster.plane.kubectl("apply", "-f", "-", input=json.dumps(body), check=False)
 
 
-def wait(cluster, name, is_done, *, seconds=60):
+def wait(cluster, name, is_done, *, seconds=180):
     """The object once *is_done*."""
     deadline = time.monotonic() + seconds
     while True:
@@ -84,7 +84,7 @@ def test_selected_nodes_pull_and_the_object_says_so(served):
     assert sorted(status["nodes"]) == sorted([first, second])
     assert status["observedGeneration"] == 2
     delete(cluster, "app")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while prepared(cluster, 0) or prepared(cluster, 1):
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -137,7 +137,7 @@ def run(cluster, namespace, name, image, node):
         "spec": {"image": image, "nodeName": node},
     }  # fmt: skip
     cluster.plane.kubectl("apply", "-f", "-", input=json.dumps(body))
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while True:
         status = cluster.plane.get("-n", namespace, "sbx", name).get("status") or {}
         reason = next((each["reason"] for each in status.get("conditions", ()) if each["type"] == "ImageReady"), "")

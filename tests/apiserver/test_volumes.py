@@ -79,7 +79,7 @@ def _read(path):
         return ""
 
 
-def _until(is_done, seconds=90.0):
+def _until(is_done, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not is_done():
         assert time.monotonic() < deadline, "it did not happen"

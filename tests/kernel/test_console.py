@@ -133,7 +133,7 @@ def _resize(fd, rows, columns):
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 
-def _read_until(fd, wanted, seconds=60):
+def _read_until(fd, wanted, seconds=180):
     data = b""
     deadline = time.monotonic() + seconds
     while wanted not in data:
@@ -146,7 +146,7 @@ def _read_until(fd, wanted, seconds=60):
     return data
 
 
-def _until(is_done, seconds=60):
+def _until(is_done, seconds=180):
     deadline = time.monotonic() + seconds
     while not is_done():
         assert time.monotonic() < deadline

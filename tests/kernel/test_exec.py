@@ -266,7 +266,7 @@ def _resize(fd, rows, columns):
     fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
 
 
-def _read_until(fd, wanted, seconds=60):
+def _read_until(fd, wanted, seconds=180):
     data = b""
     deadline = time.monotonic() + seconds
     while wanted not in data:
@@ -280,7 +280,7 @@ def _wait_ended(node, name):
     return _until(lambda: next((each for each in node.client.execs("box") if each["id"] == name and not each["running"]), None))
 
 
-def _until(is_done, seconds=60):
+def _until(is_done, seconds=180):
     deadline = time.monotonic() + seconds
     while not (found := is_done()):
         assert time.monotonic() < deadline

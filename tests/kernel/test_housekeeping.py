@@ -85,7 +85,7 @@ def test_room_is_made_but_not_of_what_is_named(tmp_path, ledger, layout):
         _until(lambda: layer_files(node) == set())
 
 
-def _until(claim, seconds=60.0):
+def _until(claim, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not claim():
         assert time.monotonic() < deadline

@@ -127,7 +127,7 @@ def _wait_woken(node, name, *, times):
     standalone.until(lambda: sum(f"woken uid={uid}" in line for line in _read(node.log_path).splitlines()) == times)
 
 
-def _get(address, *, seconds=60.0):
+def _get(address, *, seconds=180.0):
     with socket.create_connection((address, 8000), timeout=seconds) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = b""

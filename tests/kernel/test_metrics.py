@@ -67,7 +67,7 @@ def test_counters_are_those_of_the_files_and_end_with_the_sandbox(node):
     node.run("box", "sh", "-c", _PROGRAM, resources={"limits": {"cpu": "200m", "memory": "64Mi", "pids": 50}})
     files = Files(node.inspect("box")["cgroups"])
     standalone.until(lambda: files.field("cpu.stat", "nr_throttled") > 2)
-    standalone.until(lambda: of_box(scrape(node)).get("skerry_sandbox_disk_used_bytes", 0) >= 8 << 20, seconds=60)
+    standalone.until(lambda: of_box(scrape(node)).get("skerry_sandbox_disk_used_bytes", 0) >= 8 << 20, seconds=180)
     node.client.exec("box", ["nc", "-w", "1", node.place.address_range.rsplit(".", 1)[0] + ".1", "9"])
     before = (files.cpu_seconds(), files.throttled_seconds(), files.periods())
     found = of_box(scrape(node))

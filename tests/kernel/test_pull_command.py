@@ -62,7 +62,7 @@ def test_a_sandbox_pulls_with_the_nodes_credentials(tmp_path, private, config):
     """Standalone: --docker-config opens for every sandbox; `run` with an absent tag says why and does not wait."""
     with standalone.running(str(tmp_path), tag="kp", flags=(f"--docker-config={config}",)) as node:
         node.create("app", "sh", "-c", "echo pulled; sleep 1000", image=f"{private.host}/team/app:1")
-        node.wait("app", lambda found: standalone.ready_reason(found) == "Running", seconds=60)
+        node.wait("app", lambda found: standalone.ready_reason(found) == "Running", seconds=180)
         told = {event["reason"]: event["message"] for event in node.inspect("app")["events"]}
         assert told["Pulling"] == f'pulling image "{private.host}/team/app:1"'
         assert "moved" in told["Pulled"]

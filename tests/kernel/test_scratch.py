@@ -82,7 +82,7 @@ def test_an_unclean_filesystem_is_repaired_before_it_is_mounted(state_dir: str, 
     image = f"{state_dir}/scratch.img"
     Path(scratch_dir, "kept").write_text("here", encoding="ascii")
     syscalls.umount(scratch_dir.encode())
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while _loops_on(image) and time.monotonic() < deadline:
         time.sleep(0.01)
     subprocess.run(["debugfs", "-w", "-R", "ssv state 0", image], capture_output=True, check=True)

@@ -146,7 +146,7 @@ def is_gone(pid):
         return True
 
 
-def wait_for(claim, seconds=60.0):
+def wait_for(claim, seconds=180.0):
     deadline = time.monotonic() + seconds
     while not claim():
         assert time.monotonic() < deadline
