@@ -168,6 +168,7 @@ class Runner:
         id_base, _ = view.leases.id_range(slot)
         self._mounted.update((layer.diff_id, layer.path) for layer in order.image.layers)
         scratch.ensure_writable(hands.settings.scratch_dir, uid, owner=id_base)
+        await hands.keeper.wait()
         await hands.keeper.launch(launching.order(_sandbox(uid, order), order.image, hands, slot=slot, attempt=0, dressed=False))
         return id_base
 

@@ -107,6 +107,14 @@ class Client:
         """Connect to a keeper that is there; False when none is."""
         return await self._try_connect()
 
+    async def wait(self) -> None:
+        """Until somebody has connected to a keeper, which is a moment away when the agent starts, or the last one died. Raises KeeperLost."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self._writer is None:
+            if time.monotonic() > deadline:
+                raise KeeperLost("no connection to the keeper")
+            await asyncio.sleep(0.02)
+
     async def close(self) -> None:
         """Hang up; the keeper goes on."""
         if self._reading is not None:
