@@ -8,6 +8,7 @@ import dataclasses
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
@@ -60,6 +61,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
 async def _run(settings: Settings) -> None:
     claiming.claim(settings.state_dir)  # never closed: the lock ends with the process
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each sandbox costs a pidfd, pipes, counters; the keeper inherits it
     source = await _make_source(settings)
     agent = await asyncio.to_thread(Agent, settings, source)  # it waits for mkfs, mount and nft
     task = asyncio.ensure_future(agent.run())
