@@ -14,8 +14,8 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from skerry_node import claiming
-from skerry_node.agent import Agent, purge
+from skerry_node import claiming, purging
+from skerry_node.agent import Agent
 from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
 from skerry_node.network.ruleset import RulesFailed
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = read_settings(arguments)
     try:
         if arguments.command == "purge":
-            asyncio.run(purge(settings, images=arguments.images))
+            asyncio.run(purging.purge(settings, images=arguments.images))
         else:
             asyncio.run(_run(settings))
     except (AgentError, FilesystemFailed, RulesFailed, PermissionError) as error:
