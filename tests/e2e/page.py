@@ -17,7 +17,7 @@ def read_section(title: str) -> list[str]:
     section = next((each for each in PAGE.read_text(encoding="utf-8").split("\n## ") if each.startswith(title + "\n")), None)
     if section is None:
         raise ValueError(f"{PAGE} has no section {title}")
-    blocks = section.split("```sh\n")[1:]
+    blocks = section.replace("\\\n", "").split("```sh\n")[1:]
     return [line for block in blocks for line in block.split("```")[0].splitlines() if line]
 
 
