@@ -110,7 +110,7 @@ def test_the_sandbox_is_in_a_dashboard(installed, newcomer, tmp_path):
     """The chart's dashboards are where Grafana looks; Prometheus, as examples/ has it, knows what the panels of `hello` ask; its end follows."""
     page_commands = functools.partial(newcomer, "See it in a dashboard")
     said = page_commands(which=slice(2))
-    assert [f"skerry-dashboard-{name}" in said for name in ("sandbox", "node", "overview", "images", "control-plane")] == [True] * 5
+    assert said.count("skerry-dashboard-") == len(list((EXAMPLES.parent / "charts" / "skerry" / "dashboards").glob("*.json")))
     with dashboard.prometheus(tmp_path, installed.cluster.plane.kubeconfig) as prometheus:
         until(lambda: dashboard.is_scraped(prometheus))
         until(lambda: not dashboard.missing(prometheus, {"namespace": "default", "node": "e2e-node", "sandbox": "hello"}))
