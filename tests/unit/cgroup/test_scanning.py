@@ -91,3 +91,19 @@ def test_files_stay_open_up_to_a_number_and_no_longer_than_their_sandbox(scanner
 def test_a_group_that_vanished_has_no_counters(scanner, tmp_path):
     assert scanner.read("gone") is None
     assert open_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("scanner", [100, 0], indirect=True)
+def test_who_does_nothing_is_read_whole_now_and_then(scanner, tmp_path):
+    """What the kernel does to its memory is seen within a few readings; once it has used CPU, everything is of that moment."""
+    root = tmp_path / "sandboxes"
+    make_group(root, "a", usage="100")
+    first = scanner.read("a")
+    (root / "a" / "memory.stat").write_text("file 1\ninactive_file 40\n", encoding="ascii")
+    readings = [scanner.read("a") for _ in range(20)]
+    assert {each.working_set_bytes for each in readings} == {100, 60}
+    assert [each.working_set_bytes for each in readings] == sorted((each.working_set_bytes for each in readings), reverse=True)
+    assert readings[0] is first
+    (root / "a" / "pids.current").write_text("9", encoding="ascii")
+    (root / "a" / "cpu.stat").write_text("usage_usec 2\n", encoding="ascii")
+    assert scanner.read("a").pids == 9

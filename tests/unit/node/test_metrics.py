@@ -194,3 +194,14 @@ async def test_the_door_serves_metrics_and_health_and_many_readers_cost_as_one()
     finally:
         await door.close()
     assert len(renders) <= 3
+
+
+def test_lines_follow_what_changes_and_no_other():
+    """Of three sandboxes one changes, one goes: the text is as if nothing had been remembered."""
+    first = [dataclasses.replace(SAMPLE, sandbox=dataclasses.replace(SANDBOX, metadata=Metadata(name=name, uid=name))) for name in ("a", "b", "c")]
+    kept = series.Text()
+    assert kept.render(first) == series.Text().render(first)
+    second = [dataclasses.replace(first[0], counted=dataclasses.replace(COUNTED, pids=77)), first[2]]
+    assert kept.render(second) == series.Text().render(second)
+    assert "77" in kept.render(second)
+    assert kept.render([]) == series.Text().render([])
