@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from skerry_api import conditions, egress, fields, names, ports, quantities, sandbox, volumes
+from skerry_api import conditions, egress, fields, names, ports, quantities, sandbox, variables, volumes
 from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
@@ -132,7 +132,7 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         image_pull_secrets=_parse_pull_secrets(raw),
         command=fields.texts(raw, "command", "spec", count=256, limit=65_536),
         args=fields.texts(raw, "args", "spec", count=1024, limit=65_536),
-        env=_parse_env(raw),
+        env=variables.parse_env(raw),
         working_dir=_parse_working_dir(raw),
         user=_parse_user(raw),
         hostname=_parse_hostname(raw),
@@ -181,23 +181,6 @@ def _parse_pull_secrets(raw: Raw) -> tuple[str, ...]:
             raise InvalidManifest(f"{path}.name", "write the name of a Secret: lower-case letters, digits, dashes and dots")
         found.append(name)
     return tuple(found)
-
-
-def _parse_env(raw: Raw) -> tuple[sandbox.EnvVar, ...]:
-    entries = raw.get("env") or []
-    if not isinstance(entries, list) or len(entries) > 256:
-        raise InvalidManifest("spec.env", "write a list of at most 256 variables")
-    found: dict[str, sandbox.EnvVar] = {}
-    for place, entry in enumerate(entries):
-        path = f"spec.env[{place}]"
-        if not isinstance(entry, Mapping):
-            raise InvalidManifest(path, "write {name: A, value: b}")
-        fields.refuse_unknown(entry, path, frozenset({"name", "value"}))
-        name = fields.text(entry, "name", path, limit=256)
-        if name is None or not names.is_env_name(name):
-            raise InvalidManifest(f"{path}.name", "write a name of letters, digits, '_', '-' and '.', not starting with a digit")
-        found[name] = sandbox.EnvVar(name=name, value=fields.text(entry, "value", path, limit=131_072) or "")
-    return tuple(found.values())
 
 
 def _parse_working_dir(raw: Raw) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skerry_api import conditions, egress, names, ports, quantities, sandbox, volumes
+from skerry_api import conditions, egress, names, ports, quantities, sandbox, variables, volumes
 
 
 def render_sandbox(value: sandbox.Sandbox) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         imagePullSecrets=[{"name": each} for each in value.image_pull_secrets],
         command=None if value.command is None else list(value.command),
         args=None if value.args is None else list(value.args),
-        env=[{"name": each.name, "value": each.value} for each in value.env],
+        env=[variables.render_variable(each) for each in value.env],
         workingDir=value.working_dir,
         user=value.user,
         hostname=value.hostname,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from skerry_api.conditions import Condition
 from skerry_api.egress import OPEN, Egress
 from skerry_api.ports import Port
+from skerry_api.variables import EnvVar
 from skerry_api.volumes import Volume, VolumeMount
 
 
@@ -96,14 +97,6 @@ class Metadata:
     finalizers: tuple[str, ...] = ()
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EnvVar:
-    """One variable of the program's environment."""
-
-    name: str
-    value: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, entering, fetching, inventory, processes, report, usage
+from skerry_node import act, entering, errors, fetching, inventory, means, processes, report, usage, variables
 from skerry_node.build import cache
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
@@ -179,9 +179,16 @@ class Backend:
         """What is typed to first processes."""
         return self._agent.consoles
 
-    def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
+    async def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
-        return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=self._require_running(sandbox))
+        id_base, hands = self._require_running(sandbox), self._agent.hands
+        try:
+            env = await hands.environments.find(hands.source, sandbox, means.find_facts(hands, sandbox))
+        except variables.VariableFailed as error:
+            raise Refused(error.problem, status=409, reason=error.reason, field=error.field) from error
+        except errors.SourceUnavailable as error:
+            raise Refused(f"{error}; try again in a moment", status=503, reason="SourceUnavailable") from error
+        return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=id_base, variables=env)
 
     def processes(self, sandbox: Sandbox) -> Sequence[Mapping[str, Any]]:
         """The processes in *sandbox*, plain data. Raises Refused while nothing runs there."""

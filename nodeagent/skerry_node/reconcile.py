@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
-from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting, steps
+from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting, steps, variables
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem, Running
@@ -103,7 +103,7 @@ async def _perform(hands: means.Hands, case: means.Case, todo: tuple[steps.Step,
             return Problem(reason="SourceUnavailable", message=str(error), retry_at_seconds=_retry(failures))
         except client.KeeperLost as error:
             return Problem(reason="KeeperLost", message=str(error), retry_at_seconds=_now() + 0.1)
-        except volume_errors.VolumeFailed as error:
+        except (volume_errors.VolumeFailed, variables.VariableFailed) as error:
             field = error.field if error.is_lasting else ""
             return _fail_start(hands, case, reason=error.reason, message=f"{error.field}: {error.problem}", field=field, failures=failures)
         except client.Refused as error:

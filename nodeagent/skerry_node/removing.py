@@ -57,6 +57,7 @@ async def release_lease(hands: Hands, case: Case, _: steps.Step) -> None:
 
 async def remove_runtime(hands: Hands, case: Case, _: steps.Step) -> None:
     hands.handles.release(case.uid)
+    hands.environments.forget(case.uid)
     shutil.rmtree(os.path.join(hands.settings.sandboxes_dir, case.uid), ignore_errors=True)
 
 

@@ -128,6 +128,7 @@ def _refuse_port(hands: Hands, sandbox: Sandbox, error: ports.PortTaken) -> clie
 
 
 async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
+    """Raises client.Refused, client.KeeperLost, variables.VariableFailed, SourceUnavailable, OSError."""
     assert case.sandbox is not None
     assert case.image is not None
     lease = hands.view.leases.find(case.uid)
@@ -138,7 +139,8 @@ async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     is_dressed = case.uid in hands.dressed
     hands.dressed.discard(case.uid)
-    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
+    env = await hands.environments.renew(hands.source, case.sandbox, means.find_facts(hands, case.sandbox))
+    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed, variables=env)
     with mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds:
         asked = time.monotonic()
         started = await hands.keeper.launch(order, volume_fds=volume_fds)

@@ -106,7 +106,7 @@ class Backend(Protocol):
         """What is typed to first processes."""
         ...
 
-    def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
+    async def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         ...
 

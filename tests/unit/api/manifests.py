@@ -38,6 +38,9 @@ _SOURCE = "write one of configMap, emptyDir, hostPath, secret"
 _PORT = "write a whole number from 1 to 65535"
 _PORT_NAME = "write at most 15 lower-case letters, digits and dashes"
 _PORT_ADDRESS = "write an address of the node, for example 127.0.0.1"
+_FROM = "write one of configMapKeyRef, fieldRef, secretKeyRef"
+_OBJECT = "write the name of an object in this namespace"
+_KEY = {"name": "a", "key": "k"}
 _DATA = {"name": "data", "emptyDir": {}}
 
 
@@ -47,6 +50,10 @@ def _limits(**values: Any) -> dict[str, Any]:
 
 def _both(name: str, request: str, limit: str) -> dict[str, Any]:
     return {"resources": {"requests": {name: request}, "limits": {name: limit}}}
+
+
+def _from(source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"env": [{"name": "A", "valueFrom": source, **more}]}
 
 
 def _egress(**egress: Any) -> dict[str, Any]:
@@ -85,7 +92,37 @@ BAD = (
     Bad("env name starts with a digit", {"env": [{"name": "1A"}]}, "spec.env[0].name", _ENV),
     Bad("env name empty", {"env": [{"name": ""}]}, "spec.env[0].name", _ENV),
     Bad("env too many", {"env": [{"name": "A"}] * 257}, "spec.env", "write a list of at most 256 variables", "must have at most 256 items"),
-    Bad("env valueFrom", {"env": [{"name": "A", "valueFrom": {}}]}, "spec.env[0].valueFrom", "no such field", _UNKNOWN),
+    Bad("env from nothing", _from({}), "spec.env[0].valueFrom", _FROM),
+    Bad("env from two", _from({"fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": _KEY}), "spec.env[0].valueFrom", _FROM),
+    Bad(
+        "env from resources",
+        _from({"resourceFieldRef": {"resource": "limits.cpu"}}),
+        "spec.env[0].valueFrom.resourceFieldRef",
+        "no such field",
+        _UNKNOWN,
+    ),
+    Bad("env value and source", _from({"secretKeyRef": _KEY}, value="x"), "spec.env[0]", "write value or valueFrom, not both"),
+    Bad("env from a bad name", _from({"configMapKeyRef": _KEY | {"name": "A_B"}}), "spec.env[0].valueFrom.configMapKeyRef.name", _OBJECT),
+    Bad("env from a bad key", _from({"secretKeyRef": _KEY | {"key": "a/b"}}), "spec.env[0].valueFrom.secretKeyRef.key", "write a key of the object"),
+    Bad(
+        "env from no key",
+        _from({"secretKeyRef": {"name": "a"}}),
+        "spec.env[0].valueFrom.secretKeyRef.key",
+        "write a key of the object",
+        "Required value",
+    ),
+    Bad(
+        "env from status",
+        _from({"fieldRef": {"fieldPath": "status.phase"}}),
+        "spec.env[0].valueFrom.fieldRef.fieldPath",
+        "write one of metadata.name",
+    ),
+    Bad(
+        "env from all labels",
+        _from({"fieldRef": {"fieldPath": "metadata.labels"}}),
+        "spec.env[0].valueFrom.fieldRef.fieldPath",
+        "metadata.labels['KEY']",
+    ),
     Bad("workingDir relative", {"workingDir": "srv"}, "spec.workingDir", "write an absolute path, for example /srv"),
     Bad("user too large", {"user": "4294967295"}, "spec.user", _USER),
     Bad("user far too large", {"user": "99999999999999999999"}, "spec.user", _USER),
