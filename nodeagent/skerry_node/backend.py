@@ -160,7 +160,8 @@ class Backend:
         hands, slot = self._agent.hands, outcome.observed.slot
         link = hands.view.leases.veth_name(slot) if slot is not None else None
         try:
-            read = usage.read_usage(hands.view.groups.open(sandbox.metadata.uid), link)
+            uid = sandbox.metadata.uid
+            read = usage.read_usage(hands.view.groups.open(uid), link, disk_bytes=self._agent.gauges.disk_bytes(uid))
         except OSError:
             return None
         return {"time": report.render_time(time.time_ns()), **read}

@@ -44,6 +44,10 @@ class Gauges:
         """Let go of what is open; no scrape may be under way."""
         self._scanner.close()
 
+    def disk_bytes(self, uid: str) -> int | None:
+        """What the last look found in the writable layer of *uid*; None before the first."""
+        return self._disk.get(uid)
+
     def read_samples(self) -> Iterator[series.Sample]:
         """Every sandbox of this node. One that ends meanwhile has no counters, one that went is left out."""
         loop, leases = self._loop, self._loop.hands.view.leases
