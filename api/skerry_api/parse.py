@@ -11,6 +11,7 @@ from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
 MIN_MEMORY_BYTES = 1 << 20
+MIN_DISK_BYTES, MAX_DISK_BYTES, MIN_RATE = 1 << 20, 1 << 40, 1 << 16
 MAX_PIDS = 4_194_304
 """The kernel's PID_MAX_LIMIT."""
 _USER = re.compile(r"[^:\s]{1,256}(:[^:\s]{1,256})?")
@@ -210,17 +211,27 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
     fields.refuse_unknown(raw, "spec.resources", frozenset({"requests", "limits"}))
     asked, held = fields.section(raw, "requests", "spec.resources"), fields.section(raw, "limits", "spec.resources")
     fields.refuse_unknown(asked, "spec.resources.requests", frozenset({"cpu", "memory"}))
-    fields.refuse_unknown(held, "spec.resources.limits", frozenset({"cpu", "memory", "pids"}))
+    fields.refuse_unknown(held, "spec.resources.limits", frozenset({"cpu", "memory", "pids", "disk", "io"}))
     path = "spec.resources.limits"
+    rates = fields.section(held, "io", path)
+    fields.refuse_unknown(rates, f"{path}.io", frozenset({"readBytesPerSecond", "writeBytesPerSecond"}))
     limits = sandbox.Limits(
         cpu_millicores=fields.quantity(held, "cpu", path, quantities.parse_cpu_millicores),
         memory_bytes=fields.quantity(held, "memory", path, quantities.parse_memory_bytes),
         pids=fields.number(held, "pids", path, low=1, high=MAX_PIDS),
+        disk_bytes=fields.quantity(held, "disk", path, quantities.parse_memory_bytes),
+        read_bytes_per_second=fields.quantity(rates, "readBytesPerSecond", f"{path}.io", quantities.parse_memory_bytes),
+        write_bytes_per_second=fields.quantity(rates, "writeBytesPerSecond", f"{path}.io", quantities.parse_memory_bytes),
     )
     if limits.cpu_millicores is not None and limits.cpu_millicores < 10:
         raise InvalidManifest(f"{path}.cpu", "write at least 10m")
     if limits.memory_bytes is not None and limits.memory_bytes < MIN_MEMORY_BYTES:
         raise InvalidManifest(f"{path}.memory", "write at least 1Mi")
+    if limits.disk_bytes is not None and not MIN_DISK_BYTES <= limits.disk_bytes <= MAX_DISK_BYTES:
+        raise InvalidManifest(f"{path}.disk", "write at least 1Mi and at most 1Ti")
+    for name, rate in (("readBytesPerSecond", limits.read_bytes_per_second), ("writeBytesPerSecond", limits.write_bytes_per_second)):
+        if rate is not None and not MIN_RATE <= rate <= MAX_DISK_BYTES:
+            raise InvalidManifest(f"{path}.io.{name}", "write at least 64Ki and at most 1Ti")
     path = "spec.resources.requests"
     cpu = fields.quantity(asked, "cpu", path, quantities.parse_cpu_millicores)
     memory = fields.quantity(asked, "memory", path, quantities.parse_memory_bytes)

@@ -82,8 +82,10 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
             ),
             limits=_filled(
                 cpu=None if limits.cpu_millicores is None else quantities.render_cpu(limits.cpu_millicores),
-                memory=None if limits.memory_bytes is None else quantities.render_memory(limits.memory_bytes),
+                memory=_bytes(limits.memory_bytes),
                 pids=limits.pids,
+                disk=_bytes(limits.disk_bytes),
+                io=_filled(readBytesPerSecond=_bytes(limits.read_bytes_per_second), writeBytesPerSecond=_bytes(limits.write_bytes_per_second)),
             ),
         ),
         network=_filled(
@@ -110,6 +112,10 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         tolerations=[_filled(key=each.key, operator=each.operator, value=each.value, effect=each.effect) for each in value.tolerations],
         nodeName=value.node_name,
     )
+
+
+def _bytes(value: int | None) -> str | None:
+    return None if value is None else quantities.render_memory(value)
 
 
 def _filled(**values: Any) -> dict[str, Any]:

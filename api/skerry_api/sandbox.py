@@ -114,6 +114,9 @@ class Limits:
     cpu_millicores: int | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    disk_bytes: int | None = None
+    read_bytes_per_second: int | None = None
+    write_bytes_per_second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ _ACTIONS: dict[type[steps.Step], _Action] = {
     steps.EnsureCgroup: starting.ensure_cgroup,
     steps.WriteLimits: starting.write_limits,
     steps.EnsureWritable: starting.ensure_writable,
+    steps.WriteDisk: starting.write_disk,
     steps.EnsureVolumes: starting.ensure_volumes,
     steps.PublishPorts: starting.publish_ports,
     steps.WithdrawPorts: removing.withdraw_ports,

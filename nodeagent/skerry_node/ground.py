@@ -11,7 +11,7 @@ from skerry_node.image.store import Store
 from skerry_node.keeper import bootstrap
 from skerry_node.kernel import features
 from skerry_node.network import bridge, firewall, ipam, layouts, portrules, ports, ruleset
-from skerry_node.rootfs import runtime, scratch
+from skerry_node.rootfs import disks, runtime, scratch
 from skerry_node.settings import Settings
 
 
@@ -26,6 +26,7 @@ def ensure_directories(settings: Settings) -> None:
 def ensure(settings: Settings) -> tuple[observe.View, int]:
     """All else, and where to look at it; the index of the bridge. Raises errors.Unsupported, ruleset.RulesFailed, OSError."""
     scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
+    disks.adopt(settings.volumes_dir, settings.scratch_dir)
     groups = ensure_groups(settings)
     gateway = settings.network[ipam.GATEWAY_SLOT]
     ruleset.ensure_rules(layouts.make_layout(settings))  # they match by name: they stand before the link is up
@@ -93,6 +94,7 @@ def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> b
         scratch_dir=settings.scratch_dir,
         build_dir=os.path.join(settings.run_dir, "keeper-root"),
         cgroup_dirs=groups.directories,
+        io_dirs=groups.io_directories,
         log_segment_bytes=settings.log_segment_bytes,
         log_segments=settings.log_segments,
     )

@@ -11,15 +11,24 @@ from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy,
 
 PAGE_BYTES = mmap.PAGESIZE
 """The kernel keeps limits of memory in whole pages, and reads them back so."""
+DISK_BLOCK_BYTES = 4096
+"""Disks are held in blocks of that size, on every machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a cgroup: thousandths of a CPU, bytes without swap, processes and threads. None is no limit."""
+    """Limits of a cgroup: thousandths of a CPU, bytes without swap, processes and threads, bytes a second of one device. None is no limit."""
 
     cpu_millicores: int | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    read_bytes_per_second: int | None = None
+    write_bytes_per_second: int | None = None
+
+    @property
+    def holds_io(self) -> bool:
+        """Whether either of the last two is a limit."""
+        return self.read_bytes_per_second is not None or self.write_bytes_per_second is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +42,8 @@ class Desired:
     is_paused: bool = False
     """What runs is held still."""
     limits: Limits = Limits()
+    disk_bytes: int | None = None
+    """Of the writable layer and the volumes beside it; None is no limit."""
     network: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
     ports: frozenset[ports.Published] = frozenset()
@@ -126,6 +137,8 @@ class Observed:
     has_ports: bool = False
     """Whether anything, if only a half, leads to the slot."""
     has_writable: bool = False
+    disk_bytes: int | None = None
+    """What the writable layer is held to; None where nothing holds it."""
     has_volumes: bool = False
     """Those with a size of their own; all others lie in what is looked at anyway."""
     has_logs: bool = False
@@ -165,7 +178,10 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
             cpu_millicores=limits.cpu_millicores,
             memory_bytes=None if limits.memory_bytes is None else limits.memory_bytes // PAGE_BYTES * PAGE_BYTES,
             pids=limits.pids,
+            read_bytes_per_second=limits.read_bytes_per_second,
+            write_bytes_per_second=limits.write_bytes_per_second,
         ),
+        disk_bytes=None if limits.disk_bytes is None else limits.disk_bytes // DISK_BLOCK_BYTES * DISK_BLOCK_BYTES,
         network=spec.network.mode,
         egress=spec.network.egress,
         ports=ports.published(spec.network.ports),

@@ -22,7 +22,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
     for uid in groups.list():
         groups.open(uid).kill()
     keeper = client.Client(
-        bootstrap.Settings(settings.keeper_socket, "", "", "", "", "", (), 0, 0),
+        bootstrap.Settings(settings.keeper_socket, "", "", "", "", "", (), (), 0, 0),
         on_exit=lambda _: None,
         on_lost=lambda: None,
     )
@@ -38,6 +38,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
         await asyncio.sleep(0.02)
     with contextlib.suppress(FileNotFoundError):
         for uid in os.listdir(settings.volumes_dir):
+            disks.remove(settings.volumes_dir, settings.scratch_dir, uid)
             places.remove(mounting.make_places(settings), uid)
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)

@@ -35,6 +35,7 @@ class Settings:
     scratch_dir: str
     build_dir: str
     cgroup_dirs: tuple[str, ...]
+    io_dirs: tuple[str, ...]
     log_segment_bytes: int
     log_segments: int
     runtime: str = ""

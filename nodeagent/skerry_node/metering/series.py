@@ -104,6 +104,9 @@ PLAIN: tuple[tuple[Metric, Read], ...] = (
         _metric("disk_used_bytes", GAUGE, "What its writable layer takes, looked at each half minute; of many files the first 20,000."),
         lambda sample: sample.disk_bytes,
     ),
+    (_metric("disk_limit_bytes", GAUGE, "Its limit of bytes on disk.", condition=_LIMIT), _limit("disk_bytes", 1)),
+    (_metric("io_read_limit_bytes", GAUGE, "Its limit of bytes read a second.", condition=_LIMIT), _limit("read_bytes_per_second", 1)),
+    (_metric("io_write_limit_bytes", GAUGE, "Its limit of bytes written a second.", condition=_LIMIT), _limit("write_bytes_per_second", 1)),
 )  # fmt: skip
 
 

@@ -140,7 +140,11 @@ BAD = (
     Bad("memory zero", _limits(memory=0), "spec.resources.limits.memory", "write at least 1Mi"),
     Bad("pids zero", _limits(pids=0), "spec.resources.limits.pids", "write a whole number from 1 to 4194304"),
     Bad("pids too many", _limits(pids=4194305), "spec.resources.limits.pids", "write a whole number from 1 to 4194304"),
-    Bad("disk limit", _limits(disk="1Gi"), "spec.resources.limits.disk", "no such field", _UNKNOWN),
+    Bad("disk limit below the least", _limits(disk="1000"), "spec.resources.limits.disk", "write at least 1Mi and at most 1Ti"),
+    Bad("disk limit above the most", _limits(disk="2Ti"), "spec.resources.limits.disk", "write at least 1Mi and at most 1Ti"),
+    Bad("a rate that is none", _limits(io={"readBytesPerSecond": "1Ki"}), "spec.resources.limits.io.readBytesPerSecond", "write at least 64Ki"),
+    Bad("a rate beyond all disks", _limits(io={"writeBytesPerSecond": "2Ti"}), "spec.resources.limits.io.writeBytesPerSecond", "at most 1Ti"),
+    Bad("unknown rate", _limits(io={"readIops": 5}), "spec.resources.limits.io.readIops", "no such field", _UNKNOWN),
     Bad("cpu request over limit", _both("cpu", "2", "1"), "spec.resources.requests.cpu", "write no more than resources.limits.cpu"),
     Bad(
         "memory request over limit", _both("memory", "1Gi", "1023Mi"), "spec.resources.requests.memory", "write no more than resources.limits.memory"
