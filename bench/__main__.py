@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, hands, logs, node, peers, pull, rates, scrape
+from bench import cluster, hands, limits, logs, node, peers, pull, rates, scrape
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
@@ -21,6 +21,7 @@ _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "cluster": cluster.measure,
     "pull": pull.measure,
     "hands": hands.measure,
+    "limits": limits.measure,
     "scrape": scrape.measure,
 }
 

@@ -11,7 +11,7 @@ from skerry_node import ground, mounting
 from skerry_node.cgroup import group, hierarchy
 from skerry_node.keeper import bootstrap, client, holding
 from skerry_node.network import bridge, knocks, portrules, ruleset
-from skerry_node.rootfs import runtime, scratch
+from skerry_node.rootfs import disks, runtime, scratch
 from skerry_node.settings import Settings
 from skerry_node.volumes import places
 

@@ -48,7 +48,7 @@ def names(found: tuple[steps.Step, ...]) -> list[str]:
     return [type(step).__name__ for step in found]
 
 
-START = ["EnsureRuntime", "AcquireLease", "EnsureCgroup", "EnsureWritable", "StartProcess"]
+START = ["EnsureRuntime", "AcquireLease", "EnsureWritable", "EnsureCgroup", "StartProcess"]
 UNDO = ["KillProcess", "RemoveCgroup", "RemoveWritable", "RemoveLogs", "ReleaseLease", "RemoveRuntime", "ReleaseObject"]
 deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
 
@@ -62,6 +62,9 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(wanted(has_past=True), empty(), ["EnsureRuntime"], id="its record is gone: what came of it first"),
         pytest.param(wanted(has_past=True), resting(slot=None, has_writable=False), [], id="and what had ended stays ended"),
         pytest.param(wanted(), running(limits=Limits(pids=1)), ["WriteLimits"], id="limits changed live"),
+        pytest.param(wanted(disk_bytes=8192), running(disk_bytes=4096), ["WriteDisk"], id="its disk changed live"),
+        pytest.param(wanted(disk_bytes=8192), running(), ["WriteDisk"], id="a disk limit that comes late: the step says why not"),
+        pytest.param(wanted(), running(disk_bytes=4096), ["WriteDisk"], id="a disk limit taken off"),
         pytest.param(wanted(idle_seconds=60), running(active_at_seconds=941.0), [], id="idle, but not long enough"),
         pytest.param(wanted(idle_seconds=60), running(active_at_seconds=940.0), ["FallAsleep"], id="idle for long enough"),
         pytest.param(wanted(idle_seconds=60), running(), [], id="never looked at: not idle"),
@@ -114,12 +117,12 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(wanted(), resting(), [], id="completed, never restarted"),
         pytest.param(wanted(restart_policy=RestartPolicy.ON_FAILURE), resting(), [], id="completed, restarted on failure only"),
         pytest.param(
-            wanted(restart_policy=RestartPolicy.ALWAYS), resting(), ["EnsureCgroup", "EnsureWritable", "StartProcess"], id="restarted always"
+            wanted(restart_policy=RestartPolicy.ALWAYS), resting(), ["EnsureWritable", "EnsureCgroup", "StartProcess"], id="restarted always"
         ),
         pytest.param(
             wanted(restart_policy=RestartPolicy.ON_FAILURE),
             resting(life=Life(attempt=1, termination=FAILED)),
-            ["EnsureCgroup", "EnsureWritable", "StartProcess"],
+            ["EnsureWritable", "EnsureCgroup", "StartProcess"],
             id="failed, restarted on failure",
         ),
         pytest.param(
@@ -140,7 +143,7 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(
             wanted(),
             resting(life=Life(attempt=1, is_at_rest=True, termination=COMPLETED)),
-            ["EnsureCgroup", "EnsureWritable", "StartProcess"],
+            ["EnsureWritable", "EnsureCgroup", "StartProcess"],
             id="started again",
         ),
         pytest.param(wanted(active_seconds=101), running(), [], id="still has a second"),
