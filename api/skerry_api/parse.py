@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from skerry_api import conditions, egress, fields, names, ports, quantities, sandbox, variables, volumes
+from skerry_api import bandwidth, conditions, egress, fields, names, ports, quantities, sandbox, variables, volumes
 from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
@@ -249,12 +249,13 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
 
 
 def _parse_network(raw: Raw) -> sandbox.NetworkSpec:
-    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress", "ports"}))
+    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress", "ports", "bandwidth"}))
     mode = fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE)
     if raw.get("egress") is not None and mode is not sandbox.NetworkMode.BRIDGE:
         raise InvalidManifest("spec.network.egress", "write it only with mode: Bridge")
     found = ports.parse_ports(raw, "spec.network", is_bridged=mode is sandbox.NetworkMode.BRIDGE)
-    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw), ports=found)
+    limit = bandwidth.parse_bandwidth(raw, is_bridged=mode is sandbox.NetworkMode.BRIDGE)
+    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw), bandwidth=limit, ports=found)
 
 
 def _parse_security(raw: Raw) -> sandbox.SecuritySpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skerry_api import conditions, egress, names, ports, quantities, sandbox, variables, volumes
+from skerry_api import bandwidth, conditions, egress, names, ports, quantities, sandbox, variables, volumes
 
 
 def render_sandbox(value: sandbox.Sandbox) -> dict[str, Any]:
@@ -92,6 +92,7 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
             mode=value.network.mode.value,
             ports=[ports.render_port(each) for each in value.network.ports],
             egress=egress.render_egress(value.network.egress),
+            bandwidth=bandwidth.render_bandwidth(value.network.bandwidth),
         ),
         volumes=[volumes.render_volume(each) for each in value.volumes],
         volumeMounts=[volumes.render_mount(each) for each in value.volume_mounts],

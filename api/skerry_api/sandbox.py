@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from skerry_api.bandwidth import UNLIMITED, Bandwidth
 from skerry_api.conditions import Condition
 from skerry_api.egress import OPEN, Egress
 from skerry_api.ports import Port
@@ -133,6 +134,7 @@ class NetworkSpec:
 
     mode: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
+    bandwidth: Bandwidth = UNLIMITED
     ports: tuple[Port, ...] = ()
 
 

@@ -38,6 +38,7 @@ _ACTIONS: dict[type[steps.Step], _Action] = {
     steps.EnsureRuntime: starting.ensure_runtime,
     steps.AcquireLease: starting.acquire_lease,
     steps.EnsurePolicy: starting.ensure_policy,
+    steps.EnsureBandwidth: starting.ensure_bandwidth,
     steps.EnsureCgroup: starting.ensure_cgroup,
     steps.WriteLimits: starting.write_limits,
     steps.EnsureWritable: starting.ensure_writable,

@@ -57,7 +57,12 @@ class Agent:
             on_lost=self._on_keeper_lost,
             outside=ground.make_outside(settings, view.groups),
         )
-        view.leases.before_release = view.firewall.remove
+
+        def close_slot(slot: int) -> None:
+            view.shaper.forget(slot)
+            view.firewall.remove(slot)
+
+        view.leases.before_release = close_slot
         registries = registry.Client(Hosts(settings.registry_config))
         self.images = imaging.Imaging(
             self.store,

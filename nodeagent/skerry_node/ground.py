@@ -10,7 +10,7 @@ from skerry_node.cgroup import group, hierarchy
 from skerry_node.image.store import Store
 from skerry_node.keeper import bootstrap
 from skerry_node.kernel import features
-from skerry_node.network import bridge, firewall, ipam, layouts, portrules, ports, ruleset
+from skerry_node.network import bridge, firewall, ipam, layouts, portrules, ports, ruleset, shaper
 from skerry_node.rootfs import disks, runtime, scratch
 from skerry_node.settings import Settings
 
@@ -41,6 +41,7 @@ def ensure(settings: Settings) -> tuple[observe.View, int]:
         leases=leases,
         firewall=make_firewall(settings, leases),
         ports=make_ports(settings, leases),
+        shaper=make_shaper(settings, leases),
     )
     return view, index
 
@@ -81,6 +82,13 @@ def make_ports(settings: Settings, leases: ipam.Ipam) -> ports.Ports:
 
     made = ports.Ports(portrules.table_name(settings.bridge), lambda slot: (leases.address(slot),), link_name=leases.veth_name, ensure_rules=ensure)
     made.repair(must_ensure=True)
+    return made
+
+
+def make_shaper(settings: Settings, leases: ipam.Ipam) -> shaper.Shaper:
+    """What holds sandboxes to their bandwidth, as the last agent left it. Raises OSError."""
+    made = shaper.Shaper(layouts.ifb_name(settings), link_name=leases.veth_name)
+    made.refresh(lease.slot for lease in leases.list())
     return made
 
 

@@ -6,6 +6,7 @@ import mmap
 from dataclasses import dataclass
 
 from skerry_api import ports
+from skerry_api.bandwidth import UNLIMITED, Bandwidth
 from skerry_api.egress import OPEN, Egress
 from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy, Sandbox, Termination
 
@@ -46,6 +47,7 @@ class Desired:
     """Of the writable layer and the volumes beside it; None is no limit."""
     network: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
+    bandwidth: Bandwidth = UNLIMITED
     ports: frozenset[ports.Published] = frozenset()
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     active_seconds: int | None = None
@@ -116,6 +118,14 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Bytes per second on the wire, into a sandbox and out of it, as the kernel is told them (network/rates.py); None is unlimited."""
+
+    ingress: int | None = None
+    egress: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One look at everything that this node holds of one uid. `now_seconds` is since boot."""
 
@@ -132,6 +142,7 @@ class Observed:
     slot: int | None = None
     policy: str | None = "open"
     """The digest of the egress policy in force (network/policy.py); None when the slot is closed."""
+    rates: Rates = Rates()
     ports: frozenset[ports.Published] = frozenset()
     """Those that the node publishes whole; see `has_ports`."""
     has_ports: bool = False
@@ -184,6 +195,7 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
         disk_bytes=None if limits.disk_bytes is None else limits.disk_bytes // DISK_BLOCK_BYTES * DISK_BLOCK_BYTES,
         network=spec.network.mode,
         egress=spec.network.egress,
+        bandwidth=spec.network.bandwidth,
         ports=ports.published(spec.network.ports),
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,

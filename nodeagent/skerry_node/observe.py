@@ -11,7 +11,7 @@ from skerry_node import lives
 from skerry_node.cgroup import group
 from skerry_node.keeper import records
 from skerry_node.model import Ended, Life, Observed, Running
-from skerry_node.network import firewall, ipam, policy, ports
+from skerry_node.network import firewall, ipam, policy, ports, rates, shaper
 from skerry_node.rootfs import disks
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -31,6 +31,7 @@ class View:
     leases: ipam.Ipam
     firewall: firewall.Firewall
     ports: ports.Ports
+    shaper: shaper.Shaper
 
 
 def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 15) -> Observed:
@@ -55,6 +56,7 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         is_frozen=has_cgroup and isinstance(process, Running) and found.is_frozen(),
         slot=lease.slot if lease is not None else None,
         policy=view.firewall.policy(lease.slot) if lease is not None else policy.OPEN,
+        rates=view.shaper.find(lease.slot) if lease is not None else rates.UNLIMITED,
         ports=view.ports.find(lease.slot) if lease is not None else frozenset(),
         has_ports=lease is not None and not view.ports.is_empty(lease.slot),
         has_writable=has_writable,

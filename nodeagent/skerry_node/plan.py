@@ -8,7 +8,7 @@ from __future__ import annotations
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, TerminationReason
 from skerry_node import steps
 from skerry_node.model import Desired, Ended, Life, Observed, Running
-from skerry_node.network import policy
+from skerry_node.network import policy, rates
 
 OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
 """Ends by time: no policy starts anything after them."""
@@ -86,6 +86,8 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
     if _has_other_policy(desired, observed):
         return (steps.EnsurePolicy(uid),)
+    if desired.network is NetworkMode.BRIDGE and observed.rates != rates.rates(desired.bandwidth):
+        return (steps.EnsureBandwidth(uid),)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (steps.WriteLimits(uid, desired.limits),)
     if observed.has_writable and observed.disk_bytes != desired.disk_bytes:

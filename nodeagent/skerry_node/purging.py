@@ -10,7 +10,7 @@ import shutil
 from skerry_node import ground, mounting
 from skerry_node.cgroup import group, hierarchy
 from skerry_node.keeper import bootstrap, client, holding
-from skerry_node.network import bridge, knocks, portrules, ruleset
+from skerry_node.network import bridge, knocks, layouts, portrules, ruleset, shaper
 from skerry_node.rootfs import disks, runtime, scratch
 from skerry_node.settings import Settings
 from skerry_node.volumes import places
@@ -42,6 +42,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
             places.remove(mounting.make_places(settings), uid)
     scratch.remove_scratch(settings.state_dir)
     await asyncio.to_thread(bridge.remove_bridge, settings.bridge)
+    await asyncio.to_thread(shaper.remove_ifb, layouts.ifb_name(settings))
     with contextlib.suppress(knocks.KnocksUnavailable):
         knocks.remove(settings.bridge)
     portrules.remove_rules(settings.bridge)

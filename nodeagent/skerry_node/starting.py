@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
 import time
+from collections.abc import AsyncIterator
 
 from skerry_api.ports import host_ports, published
 from skerry_api.sandbox import NetworkMode, Sandbox, SandboxStatus
 from skerry_node import launching, lives, means, mounting, report, steps
-from skerry_node.keeper import client
+from skerry_node.keeper import client, wire
 from skerry_node.kernel import devices
 from skerry_node.means import Case, Hands, Layers, shell_name
 from skerry_node.model import Life, Limits, Observed, Running
-from skerry_node.network import ports
+from skerry_node.network import ports, rates
 from skerry_node.rootfs import disks, scratch
 
 _LOG = logging.getLogger("skerry.act")
@@ -67,6 +69,31 @@ async def ensure_policy(hands: Hands, case: Case, _: steps.Step) -> None:
     lease = hands.view.leases.find(case.uid)
     if lease is not None:
         hands.view.firewall.ensure(lease.slot, case.sandbox.spec.network.egress)
+
+
+async def ensure_bandwidth(hands: Hands, case: Case, _: steps.Step) -> None:
+    assert case.sandbox is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is not None:
+        hands.view.shaper.ensure(lease.slot, rates.rates(case.sandbox.spec.network.bandwidth))
+
+
+@contextlib.asynccontextmanager
+async def _shaped(hands: Hands, shell: wire.Shell, sandbox: Sandbox) -> AsyncIterator[None]:
+    """Where there is a limit: the link is made and shaped before the program is started in it. A start that fails leaves no such link."""
+    wanted = rates.rates(sandbox.spec.network.bandwidth)
+    if wanted == rates.UNLIMITED or shell.link is None:
+        hands.view.shaper.forget(shell.slot)  # of the start before
+        yield
+        return
+    await hands.keeper.prepare(shell)
+    try:
+        hands.view.shaper.ensure(shell.slot, wanted, is_new=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(client.KeeperLost):
+            await hands.keeper.discard(shell.slot)
+        raise
 
 
 def _wanted_root(case: Case) -> Layers | None:
@@ -170,7 +197,8 @@ async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
     ):
         asked = time.monotonic()
         order = dataclasses.replace(order, has_disk=bool(disk_fds))
-        started = await hands.keeper.launch(order, volume_fds=[*disk_fds, *volume_fds])
+        async with _shaped(hands, order.shell, case.sandbox):
+            started = await hands.keeper.launch(order, volume_fds=[*disk_fds, *volume_fds])
     hands.favourite = _wanted_root(case) or hands.favourite
     hands.handles.hold(case.uid)
     hands.view.ports.open_link(lease.slot)

@@ -30,11 +30,12 @@ async def check_rules(hands: means.Hands) -> None:
 
 
 def repair_ports(hands: means.Hands) -> None:
-    """Have the published ports as they were written."""
+    """Have the published ports as they were written, and read anew what holds sandboxes to their bandwidth."""
     try:
+        hands.view.shaper.refresh(lease.slot for lease in hands.view.leases.list())
         hands.view.ports.repair()
     except (OSError, ruleset.RulesFailed) as error:
-        _LOG.warning("published ports not looked at problem=%s", error)
+        _LOG.warning("ports not looked at problem=%s", error)
 
 
 async def follow_volumes(hands: means.Hands, list_running: Callable[[], Iterable[Sandbox]]) -> None:
