@@ -54,7 +54,8 @@ class World:
         role = {"apiVersion": f"{kind}/v1", "kind": "Role", "metadata": {"name": name, "namespace": "default"}, "rules": rules}
         binding = {
             "apiVersion": f"{kind}/v1", "kind": "RoleBinding", "metadata": {"name": name, "namespace": "default"},
-            "roleRef": {"apiGroup": kind, "kind": "Role", "name": name}, "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
+            "roleRef": {"apiGroup": kind, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": "default"}],
         }  # fmt: skip
         account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "default"}}
         self.plane.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [account, role, binding]}))

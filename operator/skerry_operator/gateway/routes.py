@@ -87,7 +87,7 @@ class _Streams:
         namespace, name, subresource = _checked(request)
         entry.verb = streaming.VERBS[subresource]
         query = (("port", str(webproxy.parse_port(part["port"]))),) if "port" in (part := request.match_info) else tuple(request.query.items())
-        entry.command = tuple(value for key, value in query if key == "command")
+        entry.command = (f"port {part['port']}",) if "port" in part else tuple(value for key, value in query if key == "command")
         if len(query) > MAX_QUERY_PAIRS:
             raise Unserved(f"more than {MAX_QUERY_PAIRS} parameters", status=414, reason="RequestURITooLong")
         finding = asyncio.ensure_future(service.targets.find(namespace, name))
@@ -108,12 +108,14 @@ class _Streams:
         return proxying.Call(door=door, node=place.node, path=path, query=query, ticket=ticket, tls=service.agent_context)
 
     async def _stream(self, request: web.Request, call: proxying.Call, entry: Entry) -> web.StreamResponse:
-        if "port" in (part := request.match_info):
-            prefix = f"{_BASE}/{part['namespace']}/sandboxes/{part['name']}/proxy/{part['port']}"
-            return await webproxy.serve(self._service.session, request, call, port=webproxy.parse_port(part["port"]), prefix=prefix)
-        is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
+        part, is_socket = request.match_info, request.headers.get("Upgrade", "").lower() == "websocket"
+        if is_socket and "port" not in part and request.headers.get("Origin") == "null":
+            raise Unserved("a page without an origin of its own may open no streams", status=403, reason="Forbidden")  # one of webproxy's, perhaps
         way = proxying.forward_socket if is_socket else proxying.forward
         try:
+            if "port" in part:
+                prefix = f"{_BASE}/{part['namespace']}/sandboxes/{part['name']}/proxy/{part['port']}"
+                return await webproxy.serve(self._service.session, request, call, port=webproxy.parse_port(part["port"]), prefix=prefix)
             return await way(self._service.session, request, call)
         except proxying.Unreachable:
             self._service.targets.forget_door(entry.node)

@@ -56,6 +56,10 @@ def _from(source: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"env": [{"name": "A", "valueFrom": source, **more}]}
 
 
+def _bandwidth(**bandwidth: Any) -> dict[str, Any]:
+    return {"network": {"bandwidth": bandwidth}}
+
+
 def _egress(**egress: Any) -> dict[str, Any]:
     return {"network": {"egress": egress}}
 
@@ -152,6 +156,9 @@ BAD = (
     Bad("request a word", {"resources": {"requests": {"cpu": "x"}}}, "spec.resources.requests.cpu", _QUANTITY),
     Bad("network mode", {"network": {"mode": "bridge"}}, "spec.network.mode", "write one of Bridge, None, Host", "supported values"),
     Bad("egress without a network", {"network": {"mode": "None", "egress": {}}}, "spec.network.egress", "write it only with mode: Bridge"),
+    Bad("bandwidth without a network", {"network": {"mode": "None", "bandwidth": {}}}, "spec.network.bandwidth", "write it only with mode: Bridge"),
+    Bad("bandwidth of nothing", _bandwidth(ingress="0"), "spec.network.bandwidth.ingress", "write bits per second from 64k to 32G"),
+    Bad("bandwidth beyond", _bandwidth(egress="33G"), "spec.network.bandwidth.egress", "write bits per second from 64k to 32G"),
     Bad("egress default", _egress(default="Drop"), "spec.network.egress.default", "write one of Allow, Deny", "supported values"),
     Bad("egress rule of nothing", _egress(allow=[{}]), "spec.network.egress.allow[0]", "write one of cidr, host"),
     Bad("egress rule of both", _egress(deny=[{"cidr": "192.0.2.0/24", "host": "a.b"}]), "spec.network.egress.deny[0]", "write one of cidr, host"),
