@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from skerry_api.bandwidth import Bandwidth
 from skerry_api.ports import HostPort, Protocol, Published
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, Termination, TerminationReason
 from skerry_node import plan, steps
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, Stopping
+from skerry_node.network import rates
 
 UID = "6f1c0c5e-1111-4222-8333-444455556666"
 LIMITS = Limits(cpu_millicores=500, memory_bytes=64 << 20, pids=64)
@@ -18,6 +20,7 @@ COMPLETED = Termination(reason=TerminationReason.COMPLETED, exit_code=0)
 PORTS = frozenset({Published(HostPort(Protocol.TCP, 8080), 80)})
 FAILED = Termination(reason=TerminationReason.ERROR, exit_code=3)
 IDLE = Termination(reason=TerminationReason.IDLE_TIMEOUT, exit_code=143)
+LIMITED = Bandwidth(ingress=1_000_000)
 ASLEEP = Life(is_asleep=True)
 EXPIRED = Termination(reason=TerminationReason.EXPIRED, exit_code=143)
 
@@ -58,6 +61,10 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
     [
         pytest.param(wanted(), running(), [], id="all is well: nothing to do"),
         pytest.param(wanted(), empty(), START, id="nothing there yet"),
+        pytest.param(wanted(bandwidth=LIMITED), running(), ["EnsureBandwidth"], id="no bandwidth in force"),
+        pytest.param(wanted(bandwidth=LIMITED), running(rates=rates.rates(LIMITED)), [], id="the bandwidth is in force"),
+        pytest.param(wanted(), running(rates=rates.rates(LIMITED)), ["EnsureBandwidth"], id="a bandwidth that nobody wants"),
+        pytest.param(wanted(bandwidth=LIMITED), empty(), START, id="a start brings its bandwidth"),
         pytest.param(wanted(), empty(has_image=False), ["EnsureRuntime"], id="no image: no start"),
         pytest.param(wanted(has_past=True), empty(), ["EnsureRuntime"], id="its record is gone: what came of it first"),
         pytest.param(wanted(has_past=True), resting(slot=None, has_writable=False), [], id="and what had ended stays ended"),
