@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, hands, limits, logs, node, peers, pull, rates, scrape
+from bench import bandwidth, cluster, hands, limits, logs, node, peers, pull, rates, scrape
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "node": node.measure,
+    "bandwidth": bandwidth.measure,
     "logs": logs.measure,
     "rates": rates.measure,
     "peers": peers.measure,
