@@ -28,7 +28,7 @@ def measure(directory: str) -> Iterable[Row]:
         agent.client.import_image(images.busybox_layout(os.path.join(directory, "layout")))
         with _server(far):
             for mbits in _MBITS:
-                yield from _limited(agent, mbits) if mbits else _unlimited(agent, far)
+                yield from _limited(agent, mbits) if mbits else _unlimited(agent)
 
 
 def _limited(agent: standalone.Standalone, mbits: int) -> Iterable[Row]:
@@ -41,7 +41,7 @@ def _limited(agent: standalone.Standalone, mbits: int) -> Iterable[Row]:
                 yield Row("skerry", f"{protocol} {way} at {mbits} Mbit/s", "Mbit/s", [_iperf(pid, *reverse, *udp)])
 
 
-def _unlimited(agent: standalone.Standalone, far: int) -> Iterable[Row]:
+def _unlimited(agent: standalone.Standalone) -> Iterable[Row]:
     """Turn about, so that what else the machine does meets both."""
     ours: list[float] = []
     plain: list[float] = []

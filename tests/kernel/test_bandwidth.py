@@ -192,7 +192,7 @@ def test_a_limit_that_somebody_removed_comes_back(node):
         subprocess.run(["tc", "qdisc", "del", "dev", link, "ingress"], check=True)
         node.kill()
         node.start()
-        standalone.until(lambda: rates(node, "a") == held(10, 10))
+        standalone.until(lambda: rates(node, "a", link) == held(10, 10))
 
 
 def test_a_restart_is_limited_as_its_manifest_says_then(node):
