@@ -55,6 +55,7 @@ class Gauges:
         living = {uid: outcome.observed.slot for uid, outcome, _ in outcomes if isinstance(outcome.observed.process, Running)}
         links = {uid: leases.veth_name(slot) for uid, slot in living.items() if slot is not None}
         self._scanner.forget_others(living.keys())
+        denied = self._read_denied() if links else {}
         moved = traffic.read_all() if links else {}
         for number, (uid, outcome, sandbox) in enumerate(outcomes):
             if number % _RUN == _RUN - 1:
@@ -67,8 +68,15 @@ class Gauges:
                 phase=status.phase.value,
                 counted=self._scanner.read(uid) if uid in living else None,
                 traffic=moved.get(links.get(uid, "")),
+                denied=denied.get(slot) if uid in links and (slot := living[uid]) is not None else None,
                 disk_bytes=self._disk.get(uid),
             )
+
+    def _read_denied(self) -> dict[int, int]:
+        """Refused packets by slot; empty while the rules are being made again."""
+        with contextlib.suppress(OSError):
+            return self._loop.hands.view.firewall.read_denied()
+        return {}
 
     def read_gauges(self) -> metrics.Readings:
         """The agent's state."""

@@ -30,6 +30,8 @@ class Sample:
     phase: str
     counted: Counters | None = None
     traffic: Traffic | None = None
+    denied: int | None = None
+    """Packets that its policy or its pins refused."""
     disk_bytes: int | None = None
 
 
@@ -100,6 +102,7 @@ PLAIN: tuple[tuple[Metric, Read], ...] = (
     (_metric("network_sent_bytes_total", COUNTER, "Bytes that it sent.", condition=_BRIDGE), _of_traffic("sent_bytes")),
     (_metric("network_sent_packets_total", COUNTER, "Packets that it sent.", condition=_BRIDGE), _of_traffic("sent_packets")),
     (_metric("network_sent_dropped_total", COUNTER, "Packets from it that were dropped.", condition=_BRIDGE), _of_traffic("sent_dropped")),
+    (_metric("network_denied_total", COUNTER, "Packets from it that its policy refused.", condition=_BRIDGE), lambda sample: sample.denied),
     (
         _metric("disk_used_bytes", GAUGE, "What its writable layer takes, looked at each half minute; of many files the first 20,000."),
         lambda sample: sample.disk_bytes,

@@ -24,7 +24,7 @@ SANDBOX = Sandbox(
 )
 SAMPLE = series.Sample(
     sandbox=SANDBOX, node="n1", life=model.Life(restarts=2, started_ns=10**18, start_milliseconds=3, is_warm=True), phase="Running",
-    counted=COUNTED, traffic=Traffic(100, 2, 0, 50, 1, 3), disk_bytes=4096,
+    counted=COUNTED, traffic=Traffic(100, 2, 0, 50, 1, 3), denied=4, disk_bytes=4096,
 )  # fmt: skip
 LABELS = {"namespace": "default", "name": "hello", "node": "n1"}
 
@@ -45,6 +45,7 @@ def names(found):
     ("name", "expected"),
     [
         ("restarts_total", 2),
+        ("network_denied_total", 4),
         ("start_duration_seconds", 0.003),
         ("started_timestamp_seconds", 1e9),
         ("cpu_seconds_total", 1.5),
