@@ -29,7 +29,7 @@ async def check_rules(hands: means.Hands) -> None:
         _LOG.error("rules of the network cannot be read problem=%s", error)
 
 
-def repair_ports(hands: means.Hands) -> None:
+def check_ports(hands: means.Hands) -> None:
     """Have the published ports as they were written, and read anew what holds sandboxes to their bandwidth."""
     try:
         hands.view.shaper.refresh(lease.slot for lease in hands.view.leases.list())
