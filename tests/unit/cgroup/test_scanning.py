@@ -98,12 +98,11 @@ def test_who_does_nothing_is_read_whole_now_and_then(scanner, tmp_path):
     """What the kernel does to its memory is seen within a few readings; once it has used CPU, everything is of that moment."""
     root = tmp_path / "sandboxes"
     make_group(root, "a", usage="100")
-    first = scanner.read("a")
+    assert scanner.read("a").working_set_bytes == 100
     (root / "a" / "memory.stat").write_text("file 1\ninactive_file 40\n", encoding="ascii")
     readings = [scanner.read("a") for _ in range(20)]
-    assert {each.working_set_bytes for each in readings} == {100, 60}
-    assert [each.working_set_bytes for each in readings] == sorted((each.working_set_bytes for each in readings), reverse=True)
-    assert readings[0] is first
+    assert readings[-1].working_set_bytes == 60
+    assert len({id(each) for each in readings}) < 5
     (root / "a" / "pids.current").write_text("9", encoding="ascii")
     (root / "a" / "cpu.stat").write_text("usage_usec 2\n", encoding="ascii")
     assert scanner.read("a").pids == 9
