@@ -38,10 +38,10 @@ with socket.create_connection((sys.argv[1], 7000), timeout=60) as connection:
 """
 
 
-@pytest.fixture(scope="module", params=["--shells=0", "--shells=1"])
-def node(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("bandwidth")
-    with standalone.running(str(directory), tag="kb", flags=(request.param,)) as agent:
+    with standalone.running(str(directory), tag="kb", flags=("--shells=0",)) as agent:
         agent.client.import_image(images.busybox_layout(str(directory / "layout")))
         with agent.sandbox("warm", "true"):
             agent.wait_end("warm")
@@ -204,3 +204,14 @@ def test_a_restart_is_limited_as_its_manifest_says_then(node):
         node.client.start("a")
         node.wait("a", lambda found: standalone.ready_reason(found) == "Running")
         assert rates(node, "a") == held(30, None)
+
+
+def test_a_shell_that_waited_is_limited_before_its_program_is_there(ledger, tmp_path):
+    """Its link was there before anybody knew the limit."""
+    with standalone.running(str(tmp_path), tag="kb", flags=("--shells=1",)) as warm:
+        warm.client.import_image(images.busybox_layout(str(tmp_path / "layout")))
+        standalone.until(lambda: warm.client.info()["details"]["shellsReady"] == 1)
+        with warm.sandbox("a", *SLEEP, network=limited("10M", "20M")):
+            assert warm.client.get("a").status.launch_type == "Warm"
+            assert rates(warm, "a") == held(10, 20)
+    assert not os.path.exists(f"/sys/class/net/{ifb_of(warm)}")
