@@ -152,7 +152,7 @@ def _status(code: int, reason: str, message: str) -> web.Response:
 async def _with_slash(request: web.Request) -> web.StreamResponse:
     """Links of a page are relative to the directory in which a browser believes to be."""
     query = request.rel_url.raw_query_string
-    return web.Response(status=308, headers={"Location": f"{request.match_info['port']}/{'?' if query else ''}{query}"})
+    return webproxy.lead(f"{request.match_info['port']}/{'?' if query else ''}{query}")
 
 
 def _constant(value: Any) -> _Handler:

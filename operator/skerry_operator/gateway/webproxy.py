@@ -6,6 +6,8 @@ each page is held in an origin of its own (Content-Security-Policy: sandbox), an
 
 from __future__ import annotations
 
+import html
+import urllib.parse
 from collections.abc import Iterable, Mapping
 
 import aiohttp
@@ -18,6 +20,9 @@ from skerry_operator.gateway.errors import Unserved
 
 POLICY = "sandbox allow-scripts allow-forms allow-modals allow-popups allow-downloads"
 """Without allow-same-origin: what the page sends elsewhere is of an opaque origin."""
+LOCATION = "X-Skerry-Location"
+"""For programs: where the page leads."""
+_SAME_METHOD = frozenset({307, 308})
 _CHUNK_BYTES = 1 << 16
 _HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
@@ -48,14 +53,25 @@ def request_headers(headers: Iterable[tuple[str, str]], *, port: int, prefix: st
     return kept
 
 
-def answer_headers(headers: Mapping[str, str], *, port: int, prefix: str) -> CIMultiDict[str]:
-    """What the caller is told: redirects within the sandbox lead back through the proxy, and the page gets an origin of its own."""
+def answer_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """What the caller is told; the page gets an origin of its own."""
     kept = CIMultiDict((name, value) for name, value in headers.items() if _passes(name) and name.lower() not in _FORBIDDEN_BACK)
-    if "Location" in kept:
-        kept["Location"] = rewrite_location(kept["Location"], port=port, prefix=prefix)
     kept["Content-Security-Policy"] = POLICY
     kept["X-Content-Type-Options"] = "nosniff"
     return kept
+
+
+def lead(location: str) -> web.Response:
+    """A page that leads on. kube-apiserver passes no redirect of an aggregated API to the caller (--aggregator-reject-forwarding-redirects)."""
+    where = html.escape(location, quote=True)
+    text = f'<!doctype html><meta http-equiv="refresh" content="0; url={where}"><a href="{where}">{where}</a>'
+    headers = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", LOCATION: quote(location)}
+    return web.Response(text=text, content_type="text/html", headers=headers)
+
+
+def quote(location: str) -> str:
+    """As a header can carry it."""
+    return urllib.parse.quote(location, safe="/?&=:#%+,;@!$'()*~[]")[:4096]
 
 
 def rewrite_location(location: str, *, port: int, prefix: str) -> str:
@@ -89,7 +105,13 @@ async def _serve_request(
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise _silent(port, error) from error
     async with answer:
-        response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=answer_headers(answer.headers, port=port, prefix=prefix))
+        if 300 <= answer.status < 400 and "Location" in answer.headers:
+            if answer.status in _SAME_METHOD and request.method not in {"GET", "HEAD"}:
+                raise Unserved(
+                    f"the program redirects {request.method} elsewhere, and the API server lets no redirect pass", status=502, reason="BadGateway"
+                )
+            return lead(rewrite_location(answer.headers["Location"], port=port, prefix=prefix))
+        response = web.StreamResponse(status=answer.status, reason=answer.reason, headers=answer_headers(answer.headers))
         await response.prepare(request)
         if request.method != "HEAD":
             async for chunk in answer.content.iter_any():

@@ -26,7 +26,7 @@ def test_the_program_hears_nothing_of_the_caller(name, passes):
 @pytest.mark.parametrize("name", ["Set-Cookie", "Strict-Transport-Security", "Service-Worker-Allowed", "Clear-Site-Data"])
 def test_a_page_does_not_speak_for_the_host(name):
     """What would hold for all that the API server's name serves is left out, and its own policy replaced."""
-    found = webproxy.answer_headers({name: "v", "Content-Security-Policy": "none", "X-Own": "1"}, port=8000, prefix=PREFIX)
+    found = webproxy.answer_headers({name: "v", "Content-Security-Policy": "none", "X-Own": "1"})
     assert name not in found
     assert found.getall("Content-Security-Policy") == [webproxy.POLICY]
     assert found["X-Own"] == "1"
