@@ -11,12 +11,13 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import bandwidth, cluster, hands, limits, logs, node, peers, pull, rates, scrape
+from bench import bandwidth, cluster, crowd, hands, limits, logs, node, peers, pull, rates, scrape
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "node": node.measure,
     "bandwidth": bandwidth.measure,
+    "crowd": crowd.measure,
     "logs": logs.measure,
     "rates": rates.measure,
     "peers": peers.measure,
