@@ -25,7 +25,7 @@ from tests.harness import images, standalone
 
 ROUNDS = 10_000
 TRIES = int(os.environ.get("SKERRY_TRIES", "100"))
-"""Of a program that would open ours; 100,000 were done by hand."""
+"""Of a program that would open ours; more by hand."""
 _IN_OPEN, _IN_ACCESS = 0x20, 0x1
 _EVIL = b"#!/bin/busybox sh\necho fired > /fired\n"
 _LIBRARY = os.path.dirname(os.__file__).lstrip("/")
