@@ -165,7 +165,8 @@ class Loop:
             if not self._workers:
                 self._observed_at = time.monotonic()
             await upkeep.check_rules(self.hands)
-            upkeep.check_ports(self.hands)
+            upkeep.repair_ports(self.hands)
+            upkeep.refresh_bandwidth(self.hands)
             self.poke_all()
             self._poke_orphans()
             with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):

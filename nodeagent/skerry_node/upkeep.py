@@ -29,13 +29,20 @@ async def check_rules(hands: means.Hands) -> None:
         _LOG.error("rules of the network cannot be read problem=%s", error)
 
 
-def check_ports(hands: means.Hands) -> None:
-    """Have the published ports as they were written, and read anew what holds sandboxes to their bandwidth."""
+def repair_ports(hands: means.Hands) -> None:
+    """Have the published ports as they were written."""
     try:
-        hands.view.shaper.refresh(lease.slot for lease in hands.view.leases.list())
         hands.view.ports.repair()
     except (OSError, ruleset.RulesFailed) as error:
-        _LOG.warning("ports not looked at problem=%s", error)
+        _LOG.warning("published ports not looked at problem=%s", error)
+
+
+def refresh_bandwidth(hands: means.Hands) -> None:
+    """See what holds sandboxes to their bandwidth; what is lacking is put back by their next pass."""
+    try:
+        hands.view.shaper.refresh(lease.slot for lease in hands.view.leases.list())
+    except OSError as error:
+        _LOG.warning("bandwidth not looked at problem=%s", error)
 
 
 async def follow_volumes(hands: means.Hands, list_running: Callable[[], Iterable[Sandbox]]) -> None:
