@@ -19,6 +19,8 @@ def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("metrics")
     with standalone.running(str(directory), tag="km", flags=("--shells=0",)) as agent:
         agent.client.import_image(images.busybox_layout(str(directory / "layout")))
+        with agent.sandbox("warm", "true"):  # keeper and rules come a moment after the agent listens
+            agent.wait_end("warm")
         yield agent
 
 
