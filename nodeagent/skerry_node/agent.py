@@ -36,6 +36,7 @@ from skerry_node.image.registry import client as registry
 from skerry_node.image.registry.hosts import Hosts
 from skerry_node.image.store import Store
 from skerry_node.keeper import bootstrap, client, holding
+from skerry_node.keeper.settings import Settings as KeeperSettings
 from skerry_node.kernel import features
 from skerry_node.metering import series
 from skerry_node.network import bridge, firewall, ipam, knocks, layouts, policy, portrules, ports, ruleset
@@ -273,9 +274,9 @@ def make_ports(settings: Settings, leases: ipam.Ipam) -> ports.Ports:
     return made
 
 
-def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> bootstrap.Settings:
+def keeper_settings(settings: Settings, groups: group.Parent, store: Store) -> KeeperSettings:
     """What this node's keeper is started with."""
-    return bootstrap.Settings(
+    return KeeperSettings(
         socket_path=settings.keeper_socket,
         runtime_dir=settings.sandboxes_dir,
         logs_dir=settings.logs_dir,
@@ -301,7 +302,7 @@ async def purge(settings: Settings, *, images: bool) -> None:
     for uid in groups.list():
         groups.open(uid).kill()
     keeper = client.Client(
-        bootstrap.Settings(settings.keeper_socket, "", "", "", "", "", (), 0, 0),
+        KeeperSettings(settings.keeper_socket, "", "", "", "", "", (), 0, 0),
         on_exit=lambda _: None,
         on_lost=lambda: None,
     )

@@ -1,6 +1,6 @@
 """The keeper's start: open what it needs, leave the host's tree, adopt what lives, serve.
 
-Started by the agent as `python -I -S -c BOOT SETTINGS`, detached; SETTINGS is one JSON object (see `Settings`). Needs root.
+Started by the agent as `python -I -S -c BOOT SETTINGS`, detached; SETTINGS is one JSON object (see `settings.py`). Needs root.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import encodings.ascii
 import encodings.latin_1
 import encodings.utf_8
 import gc
-import json
 import linecache
 import os
 import signal
@@ -17,35 +16,18 @@ import socket
 import sys
 import tokenize
 import traceback
-from dataclasses import dataclass
 
 from skerry_node.keeper import holding, inside, link, logs, migration, rootfs, seccomp, spawn, supervise, tree
+from skerry_node.keeper.settings import Settings, parse
 from skerry_node.kernel import syscalls
 
 PRELOADED = (encodings.ascii, encodings.latin_1, encodings.utf_8, linecache, tokenize, traceback, inside)
 """What Python would otherwise import later, when there is no file left to import it from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What the keeper reaches: directories that exist, and the cgroups below which sandboxes lie."""
-
-    socket_path: str
-    runtime_dir: str
-    logs_dir: str
-    layers_dir: str
-    scratch_dir: str
-    build_dir: str
-    cgroup_dirs: list[str]
-    log_segment_bytes: int
-    log_segments: int
-    runtime: str = ""
-    listener_fd: int = -1
-
-
 def main() -> None:
     """Run the keeper until it is told to stop."""
-    settings = Settings(**json.loads(sys.argv[1]))
+    settings = parse(sys.argv[1])
     kept_above, kept = holding.open_attic(os.path.join(os.path.dirname(settings.socket_path), holding.NAME))
     syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     os.umask(0o022)

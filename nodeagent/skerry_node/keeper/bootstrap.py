@@ -7,10 +7,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import skerry_node
 from skerry_node.keeper import detaching, sealed
+from skerry_node.keeper.settings import Settings, render
 
 _BOOT = "import sys; sys.path.insert(0, sys.argv.pop(1)); from skerry_node.keeper.__main__ import main; main()"
 _ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -22,25 +23,6 @@ os.setsid()
 os.chdir("/")
 os.execv(sys.argv[1], [sys.argv[1], "-I", "-S", "-c", *sys.argv[2:]])
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a keeper is started with; the fields are those of `keeper.__main__.Settings`."""
-
-    socket_path: str
-    runtime_dir: str
-    logs_dir: str
-    layers_dir: str
-    scratch_dir: str
-    build_dir: str
-    cgroup_dirs: tuple[str, ...]
-    log_segment_bytes: int
-    log_segments: int
-    runtime: str = ""
-    """The digest of the sealed runtime that it runs from; empty: it runs from this installation."""
-    listener_fd: int = -1
-    """Its socket, which one that executes the next one hands on; -1: bind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +48,7 @@ def spawn(settings: Settings, outside: Outside | None) -> None:
     package_root = os.path.dirname(os.path.dirname(skerry_node.__file__))
     command = [sys.executable, "-I", "-S", "-c", _DETACH, sys.executable, _BOOT, package_root]
     with open(find_log(settings), "ab") as log:
-        subprocess.run(
-            [*command, json.dumps(asdict(settings))], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True, env=_ENVIRONMENT
-        )
+        subprocess.run([*command, render(settings)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=True, close_fds=True, env=_ENVIRONMENT)
 
 
 def _spawn_outside(settings: Settings, outside: Outside) -> None:
@@ -88,4 +68,4 @@ def _spawn_outside(settings: Settings, outside: Outside) -> None:
 def render_command(settings: Settings, runtime: sealed.Runtime) -> list[str]:
     """The command line of a keeper that runs from *runtime*."""
     complete = dataclasses.replace(settings, runtime=runtime.digest)
-    return [*runtime.command, "-I", "-S", "-c", _BOOT, runtime.packages, json.dumps(asdict(complete))]
+    return [*runtime.command, "-I", "-S", "-c", _BOOT, runtime.packages, render(complete)]

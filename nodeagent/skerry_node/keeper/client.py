@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from skerry_node.keeper import bootstrap, detaching, sealed, wire
+from skerry_node.keeper.settings import Settings
 
 _START_SECONDS = 10.0
 _REPLY_SECONDS = 30.0
@@ -62,7 +63,7 @@ class Client:
     """One connection to the node's keeper. `on_exit(uid)` is called as ends arrive, `on_lost()` when the connection breaks."""
 
     def __init__(
-        self, settings: bootstrap.Settings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None], outside: bootstrap.Outside | None = None
+        self, settings: Settings, *, on_exit: Callable[[str], None], on_lost: Callable[[], None], outside: bootstrap.Outside | None = None
     ) -> None:
         self._settings = settings
         self._outside = outside
