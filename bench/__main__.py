@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import statistics
@@ -10,17 +11,20 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
-from bench import cluster, hands, logs, node, peers, pull, rates, scrape
+from bench import bandwidth, cluster, crowd, hands, limits, logs, node, peers, pull, rates, scrape
 from bench.row import Row
 
 _SUITES: dict[str, Callable[[str], Iterable[Row]]] = {
     "node": node.measure,
+    "bandwidth": bandwidth.measure,
+    "crowd": crowd.measure,
     "logs": logs.measure,
     "rates": rates.measure,
     "peers": peers.measure,
     "cluster": cluster.measure,
     "pull": pull.measure,
     "hands": hands.measure,
+    "limits": limits.measure,
     "scrape": scrape.measure,
 }
 
@@ -29,12 +33,16 @@ def main() -> None:
     """Run the suites that are asked for."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("suites", nargs="*", choices=[[], *_SUITES][1:], help="which suites (default: all)")
-    wanted = parser.parse_args().suites or list(_SUITES)
+    parser.add_argument("--part", action="append", choices=pull.PARTS, help="of pull: only this part (may be repeated)")
+    parser.add_argument("--rounds", type=int, default=pull.ROUNDS, help="of pull: how often each is measured (default: %(default)s)")
+    asked = parser.parse_args()
+    suites = {**_SUITES, "pull": functools.partial(pull.measure, parts=asked.part or pull.PARTS, rounds=asked.rounds)}
+    wanted = asked.suites or list(suites)
     rows: list[Row] = []
     for name in wanted:
         print(f"measuring {name} ...", flush=True)
         with tempfile.TemporaryDirectory(prefix="skerry-bench-") as directory:
-            found = list(_SUITES[name](directory))
+            found = list(suites[name](directory))
         _write(name, found)
         rows += found
     _print(rows)

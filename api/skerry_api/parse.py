@@ -6,11 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from skerry_api import conditions, egress, fields, names, ports, quantities, sandbox, volumes
+from skerry_api import bandwidth, conditions, egress, fields, names, ports, quantities, sandbox, variables, volumes
 from skerry_api.errors import InvalidManifest
 from skerry_api.fields import Raw
 
 MIN_MEMORY_BYTES = 1 << 20
+MIN_DISK_BYTES, MAX_DISK_BYTES, MIN_RATE = 1 << 20, 1 << 40, 1 << 16
 MAX_PIDS = 4_194_304
 """The kernel's PID_MAX_LIMIT."""
 _USER = re.compile(r"[^:\s]{1,256}(:[^:\s]{1,256})?")
@@ -132,7 +133,7 @@ def _parse_spec(raw: Raw) -> sandbox.SandboxSpec:
         image_pull_secrets=_parse_pull_secrets(raw),
         command=fields.texts(raw, "command", "spec", count=256, limit=65_536),
         args=fields.texts(raw, "args", "spec", count=1024, limit=65_536),
-        env=_parse_env(raw),
+        env=variables.parse_env(raw),
         working_dir=_parse_working_dir(raw),
         user=_parse_user(raw),
         hostname=_parse_hostname(raw),
@@ -183,23 +184,6 @@ def _parse_pull_secrets(raw: Raw) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _parse_env(raw: Raw) -> tuple[sandbox.EnvVar, ...]:
-    entries = raw.get("env") or []
-    if not isinstance(entries, list) or len(entries) > 256:
-        raise InvalidManifest("spec.env", "write a list of at most 256 variables")
-    found: dict[str, sandbox.EnvVar] = {}
-    for place, entry in enumerate(entries):
-        path = f"spec.env[{place}]"
-        if not isinstance(entry, Mapping):
-            raise InvalidManifest(path, "write {name: A, value: b}")
-        fields.refuse_unknown(entry, path, frozenset({"name", "value"}))
-        name = fields.text(entry, "name", path, limit=256)
-        if name is None or not names.is_env_name(name):
-            raise InvalidManifest(f"{path}.name", "write a name of letters, digits, '_', '-' and '.', not starting with a digit")
-        found[name] = sandbox.EnvVar(name=name, value=fields.text(entry, "value", path, limit=131_072) or "")
-    return tuple(found.values())
-
-
 def _parse_working_dir(raw: Raw) -> str | None:
     path = fields.text(raw, "workingDir", "spec")
     if path is not None and not path.startswith("/"):
@@ -227,17 +211,27 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
     fields.refuse_unknown(raw, "spec.resources", frozenset({"requests", "limits"}))
     asked, held = fields.section(raw, "requests", "spec.resources"), fields.section(raw, "limits", "spec.resources")
     fields.refuse_unknown(asked, "spec.resources.requests", frozenset({"cpu", "memory"}))
-    fields.refuse_unknown(held, "spec.resources.limits", frozenset({"cpu", "memory", "pids"}))
+    fields.refuse_unknown(held, "spec.resources.limits", frozenset({"cpu", "memory", "pids", "disk", "io"}))
     path = "spec.resources.limits"
+    rates = fields.section(held, "io", path)
+    fields.refuse_unknown(rates, f"{path}.io", frozenset({"readBytesPerSecond", "writeBytesPerSecond"}))
     limits = sandbox.Limits(
         cpu_millicores=fields.quantity(held, "cpu", path, quantities.parse_cpu_millicores),
         memory_bytes=fields.quantity(held, "memory", path, quantities.parse_memory_bytes),
         pids=fields.number(held, "pids", path, low=1, high=MAX_PIDS),
+        disk_bytes=fields.quantity(held, "disk", path, quantities.parse_memory_bytes),
+        read_bytes_per_second=fields.quantity(rates, "readBytesPerSecond", f"{path}.io", quantities.parse_memory_bytes),
+        write_bytes_per_second=fields.quantity(rates, "writeBytesPerSecond", f"{path}.io", quantities.parse_memory_bytes),
     )
     if limits.cpu_millicores is not None and limits.cpu_millicores < 10:
         raise InvalidManifest(f"{path}.cpu", "write at least 10m")
     if limits.memory_bytes is not None and limits.memory_bytes < MIN_MEMORY_BYTES:
         raise InvalidManifest(f"{path}.memory", "write at least 1Mi")
+    if limits.disk_bytes is not None and not MIN_DISK_BYTES <= limits.disk_bytes <= MAX_DISK_BYTES:
+        raise InvalidManifest(f"{path}.disk", "write at least 1Mi and at most 1Ti")
+    for name, rate in (("readBytesPerSecond", limits.read_bytes_per_second), ("writeBytesPerSecond", limits.write_bytes_per_second)):
+        if rate is not None and not MIN_RATE <= rate <= MAX_DISK_BYTES:
+            raise InvalidManifest(f"{path}.io.{name}", "write at least 64Ki and at most 1Ti")
     path = "spec.resources.requests"
     cpu = fields.quantity(asked, "cpu", path, quantities.parse_cpu_millicores)
     memory = fields.quantity(asked, "memory", path, quantities.parse_memory_bytes)
@@ -255,12 +249,13 @@ def _parse_resources(raw: Raw) -> sandbox.Resources:
 
 
 def _parse_network(raw: Raw) -> sandbox.NetworkSpec:
-    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress", "ports"}))
+    fields.refuse_unknown(raw, "spec.network", frozenset({"mode", "egress", "ports", "bandwidth"}))
     mode = fields.choice(raw, "mode", "spec.network", sandbox.NetworkMode, sandbox.NetworkMode.BRIDGE)
     if raw.get("egress") is not None and mode is not sandbox.NetworkMode.BRIDGE:
         raise InvalidManifest("spec.network.egress", "write it only with mode: Bridge")
     found = ports.parse_ports(raw, "spec.network", is_bridged=mode is sandbox.NetworkMode.BRIDGE)
-    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw), ports=found)
+    limit = bandwidth.parse_bandwidth(raw, is_bridged=mode is sandbox.NetworkMode.BRIDGE)
+    return sandbox.NetworkSpec(mode=mode, egress=egress.parse_egress(raw), bandwidth=limit, ports=found)
 
 
 def _parse_security(raw: Raw) -> sandbox.SecuritySpec:

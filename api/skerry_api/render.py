@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skerry_api import conditions, egress, names, ports, quantities, sandbox, volumes
+from skerry_api import bandwidth, conditions, egress, names, ports, quantities, sandbox, variables, volumes
 
 
 def render_sandbox(value: sandbox.Sandbox) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         imagePullSecrets=[{"name": each} for each in value.image_pull_secrets],
         command=None if value.command is None else list(value.command),
         args=None if value.args is None else list(value.args),
-        env=[{"name": each.name, "value": each.value} for each in value.env],
+        env=[variables.render_variable(each) for each in value.env],
         workingDir=value.working_dir,
         user=value.user,
         hostname=value.hostname,
@@ -82,14 +82,17 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
             ),
             limits=_filled(
                 cpu=None if limits.cpu_millicores is None else quantities.render_cpu(limits.cpu_millicores),
-                memory=None if limits.memory_bytes is None else quantities.render_memory(limits.memory_bytes),
+                memory=_bytes(limits.memory_bytes),
                 pids=limits.pids,
+                disk=_bytes(limits.disk_bytes),
+                io=_filled(readBytesPerSecond=_bytes(limits.read_bytes_per_second), writeBytesPerSecond=_bytes(limits.write_bytes_per_second)),
             ),
         ),
         network=_filled(
             mode=value.network.mode.value,
             ports=[ports.render_port(each) for each in value.network.ports],
             egress=egress.render_egress(value.network.egress),
+            bandwidth=bandwidth.render_bandwidth(value.network.bandwidth),
         ),
         volumes=[volumes.render_volume(each) for each in value.volumes],
         volumeMounts=[volumes.render_mount(each) for each in value.volume_mounts],
@@ -110,6 +113,10 @@ def _render_spec(value: sandbox.SandboxSpec) -> dict[str, Any]:
         tolerations=[_filled(key=each.key, operator=each.operator, value=each.value, effect=each.effect) for each in value.tolerations],
         nodeName=value.node_name,
     )
+
+
+def _bytes(value: int | None) -> str | None:
+    return None if value is None else quantities.render_memory(value)
 
 
 def _filled(**values: Any) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from skerry_api.bandwidth import UNLIMITED, Bandwidth
 from skerry_api.conditions import Condition
 from skerry_api.egress import OPEN, Egress
 from skerry_api.ports import Port
+from skerry_api.variables import EnvVar
 from skerry_api.volumes import Volume, VolumeMount
 
 
@@ -99,14 +101,6 @@ class Metadata:
 
 
 @dataclass(frozen=True, slots=True)
-class EnvVar:
-    """One variable of the program's environment."""
-
-    name: str
-    value: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Amounts:
     """What scheduling counts: thousandths of a CPU, bytes."""
 
@@ -121,6 +115,9 @@ class Limits:
     cpu_millicores: int | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    disk_bytes: int | None = None
+    read_bytes_per_second: int | None = None
+    write_bytes_per_second: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +134,7 @@ class NetworkSpec:
 
     mode: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
+    bandwidth: Bandwidth = UNLIMITED
     ports: tuple[Port, ...] = ()
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from skerry.client import Client, ExecResult, LogPiece, connect
+from skerry.client import Client, connect
 from skerry.errors import AgentUnavailable, Refused, SkerryError
+from skerry.execcalls import ExecResult
+from skerry.outputcalls import LogPiece
 
 if TYPE_CHECKING:
     from skerry.aio import AsyncClient, AsyncSandbox

@@ -18,8 +18,10 @@ from skerry import client
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from skerry.client import Client, ExecResult, LogPiece
+    from skerry.client import Client
+    from skerry.execcalls import ExecResult
     from skerry.handles import SandboxHandle, Stats
+    from skerry.outputcalls import LogPiece
     from skerry.streaming import End, Stream
     from skerry_api.sandbox import Sandbox, Termination
 

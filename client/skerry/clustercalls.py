@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +50,20 @@ class ClusterCalls:
         """The sandboxes bound to *node*, of every namespace, as the API has them."""
         selector = {"fieldSelector": f"spec.nodeName={node}"}
         return tuple(self._cluster("nodes").call("GET", "/apis/skerry.dev/v1alpha1/sandboxes", query=selector)["items"])
+
+    def purge_node(self, node: str, *, timeout_seconds: float = 300.0, say: Callable[[str], None] = lambda _: None) -> None:
+        """Remove everything of Skerry from *node*: its agent ends and stays away. *say* hears each step. Refused while it has sandboxes."""
+        from skerry import purging  # noqa: PLC0415 - few need it
+
+        transport = self._cluster("nodes")
+        with contextlib.suppress(Refused):  # it may have no object any more
+            self.cordon(node)
+        if found := self.list_on(node):
+            raise Refused(
+                f"node {node} still has {len(found)} sandboxes", status=409, reason="NotEmpty",
+                hint=f"it is cordoned; first: skerry node drain {node}",
+            )  # fmt: skip
+        purging.purge(transport, node, timeout_seconds=timeout_seconds, say=say)
 
     def events(self, name: str | None = None, *, namespace: str | None = None) -> tuple[Event, ...]:
         """Events about *name*, or about every sandbox of *namespace* (None: of all), oldest first."""

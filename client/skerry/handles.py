@@ -20,7 +20,9 @@ from skerry.errors import Refused, SkerryError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from skerry.client import Client, ExecResult, LogPiece
+    from skerry.client import Client
+    from skerry.execcalls import ExecResult
+    from skerry.outputcalls import LogPiece
     from skerry.streaming import Stream
     from skerry_api.sandbox import Sandbox, Termination
 

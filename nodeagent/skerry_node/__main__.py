@@ -8,13 +8,14 @@ import dataclasses
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 
-from skerry_node import claiming
-from skerry_node.agent import Agent, purge
+from skerry_node import claiming, purging
+from skerry_node.agent import Agent
 from skerry_node.errors import AgentError
 from skerry_node.manifests import ManifestSource
 from skerry_node.network.ruleset import RulesFailed
@@ -36,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = read_settings(arguments)
     try:
         if arguments.command == "purge":
-            asyncio.run(purge(settings, images=arguments.images))
+            asyncio.run(purging.purge(settings, images=arguments.images))
         else:
             asyncio.run(_run(settings))
     except (AgentError, FilesystemFailed, RulesFailed, PermissionError) as error:
@@ -60,6 +61,8 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
 
 async def _run(settings: Settings) -> None:
     claiming.claim(settings.state_dir)  # never closed: the lock ends with the process
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # each sandbox costs a pidfd, pipes, counters; the keeper inherits it
     source = await _make_source(settings)
     agent = await asyncio.to_thread(Agent, settings, source)  # it waits for mkfs, mount and nft
     task = asyncio.ensure_future(agent.run())

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, aclosing
 from typing import TYPE_CHECKING, Any
 
 from skerry_api.sandbox import DesiredState, Sandbox
-from skerry_node import act, entering, fetching, inventory, processes, report, usage
+from skerry_node import act, entering, errors, fetching, inventory, means, processes, report, usage, variables
 from skerry_node.build import cache
 from skerry_node.image import importing
 from skerry_node.image.errors import ImageError
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from skerry_node.agent import Agent
 
 VERSION = inventory.VERSION
+_LIST_SECONDS = 10.0
+"""For the first list of sandboxes: of a directory a moment, of an API server that is there half a second."""
 _IN_CLUSTER = "this agent takes sandboxes from the API server; apply it with kubectl"
 
 
@@ -53,6 +55,15 @@ class Backend:
         }
         standalone = isinstance(self._agent.source, ManifestSource)
         return Info(version=VERSION, node_name=settings.node_name, is_standalone=standalone, details=details)
+
+    async def await_list(self) -> None:
+        """Return once there has been a complete list of sandboxes. Raises Refused."""
+        try:
+            async with asyncio.timeout(_LIST_SECONDS):
+                await self._agent.loop.listed.wait()
+        except TimeoutError:
+            problem = "this agent has just been started and has had no list of its sandboxes yet; try again once the API server answers"
+            raise Refused(problem, status=503, reason="Unavailable") from None
 
     def list(self) -> tuple[Sandbox, ...]:
         """Every sandbox of this node, with its status as last seen."""
@@ -160,7 +171,8 @@ class Backend:
         hands, slot = self._agent.hands, outcome.observed.slot
         link = hands.view.leases.veth_name(slot) if slot is not None else None
         try:
-            read = usage.read_usage(hands.view.groups.open(sandbox.metadata.uid), link)
+            uid = sandbox.metadata.uid
+            read = usage.read_usage(hands.view.groups.open(uid), link, disk_bytes=self._agent.gauges.disk_bytes(uid))
         except OSError:
             return None
         return {"time": report.render_time(time.time_ns()), **read}
@@ -179,9 +191,16 @@ class Backend:
         """What is typed to first processes."""
         return self._agent.consoles
 
-    def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
+    async def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
-        return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=self._require_running(sandbox))
+        id_base, hands = self._require_running(sandbox), self._agent.hands
+        try:
+            env = await hands.environments.find(hands.source, sandbox, means.find_facts(hands, sandbox))
+        except variables.VariableFailed as error:
+            raise Refused(error.problem, status=409, reason=error.reason, field=error.field) from error
+        except errors.SourceUnavailable as error:
+            raise Refused(f"{error}; try again in a moment", status=503, reason="SourceUnavailable") from error
+        return entering.order(sandbox, self._agent.store.find(sandbox.spec.image), options, id_base=id_base, variables=env)
 
     def processes(self, sandbox: Sandbox) -> Sequence[Mapping[str, Any]]:
         """The processes in *sandbox*, plain data. Raises Refused while nothing runs there."""

@@ -18,7 +18,8 @@ from contextlib import asynccontextmanager
 
 from skerry_api import sandbox as api
 from skerry_api.egress import OPEN
-from skerry_node import act, launching, lives, logfiles, means
+from skerry_api.variables import EnvVar
+from skerry_node import act, launching, lives, logfiles, means, variables
 from skerry_node.build import cache, engine, progress, running
 from skerry_node.build.errors import BuildError
 from skerry_node.cgroup import stats
@@ -169,7 +170,9 @@ class Runner:
         self._mounted.update((layer.diff_id, layer.path) for layer in order.image.layers)
         scratch.ensure_writable(hands.settings.scratch_dir, uid, owner=id_base)
         await hands.keeper.wait()
-        await hands.keeper.launch(launching.order(_sandbox(uid, order), order.image, hands, slot=slot, attempt=0, dressed=False))
+        sandbox = _sandbox(uid, order)
+        env = variables.plain(sandbox)
+        await hands.keeper.launch(launching.order(sandbox, order.image, hands, slot=slot, attempt=0, dressed=False, variables=env))
         return id_base
 
     async def _follow(self, uid: str, ended: asyncio.Event, output: running.Output) -> tuple[int, str]:
@@ -223,7 +226,7 @@ def _sandbox(uid: str, order: running.Order) -> api.Sandbox:
     spec = api.SandboxSpec(
         image=order.image.reference,
         command=order.argv,
-        env=tuple(api.EnvVar(name, value) for name, _, value in (entry.partition("=") for entry in order.env)),
+        env=tuple(EnvVar(name, value) for name, _, value in (entry.partition("=") for entry in order.env)),
         network=api.NetworkSpec(api.NetworkMode.BRIDGE if order.has_network else api.NetworkMode.NONE),
     )
     return api.Sandbox(metadata=api.Metadata(name="build", namespace="skerry-build", uid=uid), spec=spec)

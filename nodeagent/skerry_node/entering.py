@@ -12,11 +12,14 @@ from skerry_node.serving.exec_options import ExecOptions
 _MAX_HOSTNAME = 63
 
 
-def order(sandbox: Sandbox, image: Image | None, options: ExecOptions, *, id_base: int) -> wire.Entry:
-    """A program of the sandbox's image, run as the first process is: its user, its environment, its rights, unless *options* say other."""
+def order(sandbox: Sandbox, image: Image | None, options: ExecOptions, *, id_base: int, variables: tuple[str, ...] = ()) -> wire.Entry:
+    """A program of the sandbox's image, run as the first process is: its user, its environment, its rights, unless *options* say other.
+
+    *variables* are NAME=VALUE of the sandbox itself.
+    """
     spec = sandbox.spec
     config = image.config if image is not None else None
-    env = [*(config.env if config is not None else ()), *(f"{variable.name}={variable.value}" for variable in spec.env)]
+    env = [*(config.env if config is not None else ()), *variables]
     if options.has_terminal:
         env.append("TERM=xterm")
     return wire.Entry(

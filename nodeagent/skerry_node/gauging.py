@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Iterator
 
@@ -16,13 +17,15 @@ from skerry_node.image.store import Store
 from skerry_node.loop import Loop
 from skerry_node.metering import catalogue, series
 from skerry_node.model import Running
-from skerry_node.network import tally
+from skerry_node.network import traffic
 from skerry_node.rootfs import surveying
 
 SURVEY_SECONDS, _SURVEY_PAUSE_SECONDS = 30.0, 2.0
 _SURVEY_SHARE = 0.02
 """Of one core, that looking at the disk usage of sandboxes may take."""
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_RUN, _BREATH_SECONDS = 20, 20e-6
+"""After so many sandboxes (half a millisecond) a scrape lets go of the interpreter, so that a launch waits no longer than that for it."""
 
 
 class Gauges:
@@ -32,16 +35,18 @@ class Gauges:
         self._loop = loop
         self._store = store
         self._watch_age = watch_age
-        self._scanner = scanning.Scanner(loop.hands.view.groups)
-        self._tally = tally.Tally()
+        self._scanner = scanning.Scanner(loop.hands.view.groups, keep=_count_files())
         self._disk: dict[str, int] = {}
         self.certificate_ends: dict[str, float] = {}
         """When each certificate ends, seconds since 1970."""
 
     def close(self) -> None:
-        """Let go of what is open."""
+        """Let go of what is open; no scrape may be under way."""
         self._scanner.close()
-        self._tally.close()
+
+    def disk_bytes(self, uid: str) -> int | None:
+        """What the last look found in the writable layer of *uid*; None before the first."""
+        return self._disk.get(uid)
 
     def read_samples(self) -> Iterator[series.Sample]:
         """Every sandbox of this node. One that ends meanwhile has no counters, one that went is left out."""
@@ -49,8 +54,12 @@ class Gauges:
         outcomes = [(uid, outcome, sandbox) for uid, outcome in list(loop.outcomes.items()) if (sandbox := loop.wanted.get(uid)) is not None]
         living = {uid: outcome.observed.slot for uid, outcome, _ in outcomes if isinstance(outcome.observed.process, Running)}
         links = {uid: leases.veth_name(slot) for uid, slot in living.items() if slot is not None}
-        traffic = self._tally.read(links.values())
-        for uid, outcome, sandbox in outcomes:
+        self._scanner.forget_others(living.keys())
+        denied = self._read_denied() if links else {}
+        moved = traffic.read_all() if links else {}
+        for number, (uid, outcome, sandbox) in enumerate(outcomes):
+            if number % _RUN == _RUN - 1:
+                time.sleep(_BREATH_SECONDS)
             status = outcome.status or sandbox.status
             yield series.Sample(
                 sandbox=sandbox,
@@ -58,9 +67,16 @@ class Gauges:
                 life=outcome.observed.life,
                 phase=status.phase.value,
                 counted=self._scanner.read(uid) if uid in living else None,
-                traffic=traffic.get(links.get(uid, "")),
+                traffic=moved.get(links.get(uid, "")),
+                denied=denied.get(slot) if uid in links and (slot := living[uid]) is not None else None,
                 disk_bytes=self._disk.get(uid),
             )
+
+    def _read_denied(self) -> dict[int, int]:
+        """Refused packets by slot; empty while the rules are being made again."""
+        with contextlib.suppress(OSError):
+            return self._loop.hands.view.firewall.read_denied()
+        return {}
 
     def read_gauges(self) -> metrics.Readings:
         """The agent's state."""
@@ -113,3 +129,9 @@ class Gauges:
         return {
             metric: {("cpu",): each.cpu_millicores / 1000, ("memory",): each.memory_bytes, ("sandboxes",): each.sandboxes} for metric, each in pairs
         }
+
+
+def _count_files() -> int:
+    """How many files a scrape may keep open: half of what this process may have, so that everything else has its room."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return soft // 2

@@ -19,8 +19,8 @@ _LOCALHOST = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"
 _MAX_HOSTNAME = 63
 
 
-def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: int, dressed: bool) -> wire.Launch:
-    """Everything the keeper needs to start *sandbox*. Raises client.Refused naming the field that is at fault."""
+def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: int, dressed: bool, variables: tuple[str, ...]) -> wire.Launch:
+    """Everything the keeper needs to start *sandbox*; *variables* are its own, NAME=VALUE. Raises client.Refused naming the field at fault."""
     spec = sandbox.spec
     mode = spec.network.mode
     if mode is NetworkMode.HOST and not hands.settings.allow_host_network:
@@ -39,7 +39,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         host_network=mode is NetworkMode.HOST,
         layers=root_layers(image),
         argv=_argv(sandbox, image),
-        env=(*(("TERM=xterm",) if spec.tty else ()), *image.config.env, *(f"{variable.name}={variable.value}" for variable in spec.env)),
+        env=(*(("TERM=xterm",) if spec.tty else ()), *image.config.env, *variables),
         working_dir=spec.working_dir or image.config.working_dir or "/",
         user=spec.user or image.config.user or "",
         hostname=hostname,

@@ -42,6 +42,8 @@ class Loop:
         self._pool = shells.Pool(hands, is_busy=lambda: bool(self._workers))
         self._keeper_lost = asyncio.Event()
         self._keeper_ready = asyncio.Event()
+        self.listed = asyncio.Event()
+        """Set with the first complete list: from then on a sandbox that is not in `wanted` is not there."""
         self._invalid: set[str] = set()
         self._observed_at = time.monotonic()
         self.heartbeat = heartbeat.Heartbeat(hands, source, store, list_wanted=self._list_wanted)
@@ -138,6 +140,7 @@ class Loop:
         self.wanted = {**{uid: self.wanted[uid] for uid in held}, **listed}
         for uid in missing - held:
             self._forget(uid)
+        self.listed.set()
         self.poke_all()
         self._poke_orphans()
 
@@ -166,6 +169,7 @@ class Loop:
                 self._observed_at = time.monotonic()
             await upkeep.check_rules(self.hands)
             upkeep.repair_ports(self.hands)
+            upkeep.refresh_bandwidth(self.hands)
             self.poke_all()
             self._poke_orphans()
             with contextlib.suppress(client.KeeperLost, client.Refused, OSError, subprocess.SubprocessError):

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from skerry_api.sandbox import Sandbox
-from skerry_node import handles, idling, imaging, lives, observe
+from skerry_api.sandbox import NetworkMode, Sandbox
+from skerry_node import handles, idling, imaging, lives, observe, variables
 from skerry_node.image import integrity
 from skerry_node.image.store import Image
 from skerry_node.keeper import client
@@ -50,6 +50,7 @@ class Hands:
     favourite: Layers | None = None
     checks: integrity.Checks | None = None
     meters: Meters | None = None
+    environments: variables.Environments = field(default_factory=variables.Environments)
     idle: idling.Table = field(default_factory=idling.Table)
     before_sleep: Callable[[str], Awaitable[None]] | None = None
     """What is to be done before the sandbox of a uid is put to sleep."""
@@ -82,6 +83,14 @@ def find_owner(hands: Hands, uid: str) -> int:
     if lease is None:
         raise FileNotFoundError(f"the lease of {uid} vanished")
     return hands.view.leases.id_range(lease.slot)[0]
+
+
+def find_facts(hands: Hands, sandbox: Sandbox) -> variables.Facts:
+    """What this node says of *sandbox* to its variables."""
+    lease = hands.view.leases.find(sandbox.metadata.uid)
+    has_address = lease is not None and sandbox.spec.network.mode is NetworkMode.BRIDGE
+    address = str(hands.view.leases.address(lease.slot)) if lease is not None and has_address else ""
+    return variables.Facts(node_name=hands.settings.node_name, address=address)
 
 
 def write_life(hands: Hands, case: Case, life: Life) -> None:

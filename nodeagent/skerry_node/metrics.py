@@ -31,6 +31,7 @@ class Meters:
     def __init__(self, read_samples: Callable[[], Iterable[series.Sample]], read_gauges: Callable[[], Readings] = dict) -> None:
         self._read_samples = read_samples
         self._lock = threading.Lock()
+        self._series = series.Text()
         self._last_seconds = 0.0
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
@@ -99,7 +100,7 @@ class Meters:
         """The text that Prometheus reads, exposition format 0.0.4."""
         with self._lock:
             began = time.perf_counter()
-            text = generate_latest(self.registry) + series.render(self._read_samples()).encode()
+            text = generate_latest(self.registry) + self._series.render(self._read_samples()).encode()
             self._last_seconds = time.perf_counter() - began
             return text
 

@@ -6,20 +6,30 @@ import mmap
 from dataclasses import dataclass
 
 from skerry_api import ports
+from skerry_api.bandwidth import UNLIMITED, Bandwidth
 from skerry_api.egress import OPEN, Egress
 from skerry_api.sandbox import DesiredState, NetworkMode, OnIdle, RestartPolicy, Sandbox, Termination
 
 PAGE_BYTES = mmap.PAGESIZE
 """The kernel keeps limits of memory in whole pages, and reads them back so."""
+DISK_BLOCK_BYTES = 4096
+"""Disks are held in blocks of that size, on every machine."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a cgroup: thousandths of a CPU, bytes without swap, processes and threads. None is no limit."""
+    """Limits of a cgroup: thousandths of a CPU, bytes without swap, processes and threads, bytes a second of one device. None is no limit."""
 
     cpu_millicores: int | None = None
     memory_bytes: int | None = None
     pids: int | None = None
+    read_bytes_per_second: int | None = None
+    write_bytes_per_second: int | None = None
+
+    @property
+    def holds_io(self) -> bool:
+        """Whether either of the last two is a limit."""
+        return self.read_bytes_per_second is not None or self.write_bytes_per_second is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +43,11 @@ class Desired:
     is_paused: bool = False
     """What runs is held still."""
     limits: Limits = Limits()
+    disk_bytes: int | None = None
+    """Of the writable layer and the volumes beside it; None is no limit."""
     network: NetworkMode = NetworkMode.BRIDGE
     egress: Egress = OPEN
+    bandwidth: Bandwidth = UNLIMITED
     ports: frozenset[ports.Published] = frozenset()
     restart_policy: RestartPolicy = RestartPolicy.NEVER
     active_seconds: int | None = None
@@ -105,6 +118,14 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
+class Rates:
+    """Bytes per second on the wire, into a sandbox and out of it, as the kernel is told them (network/rates.py); None is unlimited."""
+
+    ingress: int | None = None
+    egress: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Observed:
     """One look at everything that this node holds of one uid. `now_seconds` is since boot."""
 
@@ -121,11 +142,14 @@ class Observed:
     slot: int | None = None
     policy: str | None = "open"
     """The digest of the egress policy in force (network/policy.py); None when the slot is closed."""
+    rates: Rates = Rates()
     ports: frozenset[ports.Published] = frozenset()
     """Those that the node publishes whole; see `has_ports`."""
     has_ports: bool = False
     """Whether anything, if only a half, leads to the slot."""
     has_writable: bool = False
+    disk_bytes: int | None = None
+    """What the writable layer is held to; None where nothing holds it."""
     has_volumes: bool = False
     """Those with a size of their own; all others lie in what is looked at anyway."""
     has_logs: bool = False
@@ -165,9 +189,13 @@ def desire(sandbox: Sandbox, *, expires_objects: bool) -> Desired:
             cpu_millicores=limits.cpu_millicores,
             memory_bytes=None if limits.memory_bytes is None else limits.memory_bytes // PAGE_BYTES * PAGE_BYTES,
             pids=limits.pids,
+            read_bytes_per_second=limits.read_bytes_per_second,
+            write_bytes_per_second=limits.write_bytes_per_second,
         ),
+        disk_bytes=None if limits.disk_bytes is None else limits.disk_bytes // DISK_BLOCK_BYTES * DISK_BLOCK_BYTES,
         network=spec.network.mode,
         egress=spec.network.egress,
+        bandwidth=spec.network.bandwidth,
         ports=ports.published(spec.network.ports),
         restart_policy=spec.restart_policy,
         active_seconds=spec.ttl.active_seconds,

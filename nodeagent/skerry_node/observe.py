@@ -11,7 +11,8 @@ from skerry_node import lives
 from skerry_node.cgroup import group
 from skerry_node.keeper import records
 from skerry_node.model import Ended, Life, Observed, Running
-from skerry_node.network import firewall, ipam, policy, ports
+from skerry_node.network import firewall, ipam, policy, ports, rates, shaper
+from skerry_node.rootfs import disks
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _SIGTIMEDWAIT = {"aarch64": b"137"}.get(os.uname().machine, b"128")
@@ -30,6 +31,7 @@ class View:
     leases: ipam.Ipam
     firewall: firewall.Firewall
     ports: ports.Ports
+    shaper: shaper.Shaper
 
 
 def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 15) -> Observed:
@@ -40,6 +42,7 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
     found = view.groups.open(uid)
     has_cgroup = found.exists()
     lease = view.leases.find(uid)
+    has_writable, disk_bytes = _look_at_writable(view, uid)
     process = _process(view.runtime_fd, uid, life, stop_signal) if has_runtime else None
     return Observed(
         uid=uid,
@@ -53,13 +56,26 @@ def observe(view: View, uid: str, *, has_image: bool = True, stop_signal: int = 
         is_frozen=has_cgroup and isinstance(process, Running) and found.is_frozen(),
         slot=lease.slot if lease is not None else None,
         policy=view.firewall.policy(lease.slot) if lease is not None else policy.OPEN,
+        rates=view.shaper.find(lease.slot) if lease is not None else rates.UNLIMITED,
         ports=view.ports.find(lease.slot) if lease is not None else frozenset(),
         has_ports=lease is not None and not view.ports.is_empty(lease.slot),
-        has_writable=_exists(view.scratch_fd, uid),
+        has_writable=has_writable,
+        disk_bytes=disk_bytes,
         has_volumes=_exists(view.volumes_fd, uid),
         has_logs=_exists(view.logs_fd, uid),
         has_image=has_image,
     )
+
+
+def _look_at_writable(view: View, uid: str) -> tuple[bool, int | None]:
+    """Whether it is there, and what its own disk holds, if that is where it is."""
+    try:
+        found = os.stat(uid, dir_fd=view.scratch_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False, None
+    if found.st_dev == os.fstat(view.scratch_fd).st_dev:
+        return True, None
+    return True, disks.read_limit(f"/proc/self/fd/{view.scratch_fd}/{uid}")
 
 
 def find_uids(view: View) -> frozenset[str]:

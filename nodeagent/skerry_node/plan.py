@@ -8,7 +8,7 @@ from __future__ import annotations
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, TerminationReason
 from skerry_node import steps
 from skerry_node.model import Desired, Ended, Life, Observed, Running
-from skerry_node.network import policy
+from skerry_node.network import policy, rates
 
 OVER = frozenset({TerminationReason.EXPIRED, TerminationReason.IDLE_TIMEOUT})
 """Ends by time: no policy starts anything after them."""
@@ -86,8 +86,12 @@ def _keep_running(desired: Desired, observed: Observed, process: Running) -> tup
         return _begin_stop(observed, process, TerminationReason.EXPIRED)
     if _has_other_policy(desired, observed):
         return (steps.EnsurePolicy(uid),)
+    if desired.network is NetworkMode.BRIDGE and observed.rates != rates.rates(desired.bandwidth):
+        return (steps.EnsureBandwidth(uid),)
     if observed.has_cgroup and observed.limits != desired.limits:
         return (steps.WriteLimits(uid, desired.limits),)
+    if observed.has_writable and observed.disk_bytes != desired.disk_bytes:
+        return (steps.WriteDisk(uid, desired.disk_bytes),)
     if _has_wrong_ports(desired, observed):
         return (steps.PublishPorts(uid),)  # somebody flushed the rules
     is_asleep = observed.life.is_asleep
@@ -155,9 +159,9 @@ def _start(desired: Desired, observed: Observed) -> tuple[steps.Step, ...]:
         todo.append(steps.AcquireLease(uid))
     elif _has_other_policy(desired, observed):  # a slot that is taken comes with the policy
         todo.append(steps.EnsurePolicy(uid))
+    todo.append(steps.EnsureWritable(uid, desired.disk_bytes))
     if not observed.has_cgroup or observed.limits != desired.limits:
-        todo.append(steps.EnsureCgroup(uid, desired.limits))
-    todo.append(steps.EnsureWritable(uid))
+        todo.append(steps.EnsureCgroup(uid, desired.limits))  # after the layer, whose device it limits
     if desired.has_volumes:
         todo.append(steps.EnsureVolumes(uid))
     if _has_wrong_ports(desired, observed):

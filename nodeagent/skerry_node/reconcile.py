@@ -8,10 +8,11 @@ import time
 from dataclasses import dataclass
 
 from skerry_api.sandbox import RestartPolicy, Sandbox, SandboxStatus, Termination, TerminationReason
-from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting, steps
+from skerry_node import act, errors, imaging, lives, means, model, observe, plan, report, starting, steps, variables
 from skerry_node.image.store import Image, Store
 from skerry_node.keeper import client
 from skerry_node.model import Ended, Life, Observed, Problem, Running
+from skerry_node.rootfs import disks, filesystems
 from skerry_node.volumes import errors as volume_errors
 
 MAX_ROUNDS = 8
@@ -103,13 +104,23 @@ async def _perform(hands: means.Hands, case: means.Case, todo: tuple[steps.Step,
             return Problem(reason="SourceUnavailable", message=str(error), retry_at_seconds=_retry(failures))
         except client.KeeperLost as error:
             return Problem(reason="KeeperLost", message=str(error), retry_at_seconds=_now() + 0.1)
-        except volume_errors.VolumeFailed as error:
+        except (volume_errors.VolumeFailed, variables.VariableFailed) as error:
             field = error.field if error.is_lasting else ""
             return _fail_start(hands, case, reason=error.reason, message=f"{error.field}: {error.problem}", field=field, failures=failures)
         except client.Refused as error:
             message = f"{error.field}: {error.problem}" if error.field else error.problem
             return _fail_start(hands, case, reason=error.reason, message=message, field=error.field, failures=failures)
+        except disks.DiskRefused as error:
+            message = f"spec.resources.limits.disk: {error}"
+            if isinstance(step, steps.WriteDisk):
+                return Problem(reason="LimitRefused", message=message, retry_at_seconds=_retry(failures))
+            return _fail_start(hands, case, reason="LimitRefused", message=message, field="spec.resources.limits.disk", failures=failures)
+        except filesystems.FilesystemFailed as error:
+            return _fail_start(hands, case, reason="StartFailed", message=f"spec.resources.limits.disk: {error}", field="", failures=failures)
         except OSError as error:
+            if isinstance(step, steps.WriteLimits | steps.WriteDisk):
+                message = f"spec.resources.limits: {error.strerror or error}"
+                return Problem(reason="LimitRefused", message=message, retry_at_seconds=_retry(failures))
             if isinstance(step, steps.AcquireLease | steps.EnsureCgroup | steps.EnsureWritable | steps.EnsureVolumes):
                 return _fail_start(hands, case, reason="StartFailed", message=str(error), field="", failures=failures)
             return Problem(reason="StepFailed", message=f"{type(step).__name__}: {error}", retry_at_seconds=_retry(failures))

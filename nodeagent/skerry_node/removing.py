@@ -8,7 +8,7 @@ import shutil
 
 from skerry_node import mounting, steps
 from skerry_node.means import Case, Hands
-from skerry_node.rootfs import scratch
+from skerry_node.rootfs import disks, scratch
 from skerry_node.volumes import places
 
 _ENTRIES_AT_ONCE = 200
@@ -30,7 +30,9 @@ async def remove_cgroup(hands: Hands, case: Case, _: steps.Step) -> None:
 
 
 async def remove_writable(hands: Hands, case: Case, _: steps.Step) -> None:
-    """A small one at once; what is left of a large one is deleted beside the loop."""
+    """A small one at once; what is left of a large one is deleted beside the loop. A disk of its own is forgotten as a whole."""
+    if os.path.ismount(os.path.join(hands.settings.scratch_dir, case.uid)):
+        await asyncio.to_thread(disks.remove, hands.settings.volumes_dir, hands.settings.scratch_dir, case.uid)
     if not scratch.remove_writable(hands.settings.scratch_dir, case.uid, entries=_ENTRIES_AT_ONCE):
         await asyncio.to_thread(scratch.sweep_trash, hands.settings.scratch_dir)
 
@@ -57,6 +59,7 @@ async def release_lease(hands: Hands, case: Case, _: steps.Step) -> None:
 
 async def remove_runtime(hands: Hands, case: Case, _: steps.Step) -> None:
     hands.handles.release(case.uid)
+    hands.environments.forget(case.uid)
     shutil.rmtree(os.path.join(hands.settings.sandboxes_dir, case.uid), ignore_errors=True)
 
 

@@ -175,7 +175,8 @@ def _ready(observed: Observed, desired: Desired, problem: Problem | None) -> tup
         return "Ready", _FALSE, "Idle", "idle for ttl.idleSeconds; the next exec or packet wakes it"
     if observed.is_frozen:
         return "Ready", _FALSE, "Paused", "desiredState is Paused"
-    return "Ready", _TRUE, "Running", problem.message if problem is not None and desired.is_paused else ""
+    is_told = problem is not None and (desired.is_paused or problem.reason == "LimitRefused")
+    return "Ready", _TRUE, "Running", problem.message if problem is not None and is_told else ""
 
 
 def _idle_reason(sandbox: Sandbox, desired: Desired, observed: Observed) -> tuple[str, str]:

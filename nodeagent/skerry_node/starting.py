@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import logging
 import os
 import time
+from collections.abc import AsyncIterator
 
 from skerry_api.ports import host_ports, published
 from skerry_api.sandbox import NetworkMode, Sandbox, SandboxStatus
 from skerry_node import launching, lives, means, mounting, report, steps
-from skerry_node.keeper import client
+from skerry_node.keeper import client, wire
+from skerry_node.kernel import devices
 from skerry_node.means import Case, Hands, Layers, shell_name
-from skerry_node.model import Life, Observed, Running
-from skerry_node.network import ports
-from skerry_node.rootfs import scratch
+from skerry_node.model import Life, Limits, Observed, Running
+from skerry_node.network import ports, rates
+from skerry_node.rootfs import disks, scratch
 
 _LOG = logging.getLogger("skerry.act")
 
@@ -67,26 +71,72 @@ async def ensure_policy(hands: Hands, case: Case, _: steps.Step) -> None:
         hands.view.firewall.ensure(lease.slot, case.sandbox.spec.network.egress)
 
 
+async def ensure_bandwidth(hands: Hands, case: Case, _: steps.Step) -> None:
+    assert case.sandbox is not None
+    lease = hands.view.leases.find(case.uid)
+    if lease is not None:
+        hands.view.shaper.ensure(lease.slot, rates.rates(case.sandbox.spec.network.bandwidth))
+
+
+@contextlib.asynccontextmanager
+async def _shaped(hands: Hands, shell: wire.Shell, sandbox: Sandbox) -> AsyncIterator[None]:
+    """Where there is a limit: the link is made and shaped before the program is started in it. A start that fails leaves no such link."""
+    wanted = rates.rates(sandbox.spec.network.bandwidth)
+    if wanted == rates.UNLIMITED or shell.link is None:
+        hands.view.shaper.forget(shell.slot)  # of the start before
+        yield
+        return
+    await hands.keeper.prepare(shell)
+    try:
+        hands.view.shaper.ensure(shell.slot, wanted, is_new=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(client.KeeperLost):
+            await hands.keeper.discard(shell.slot)
+        raise
+
+
 def _wanted_root(case: Case) -> Layers | None:
     """The root that a shell can have on for this sandbox; None when it needs one of its own."""
     if case.sandbox is None or case.image is None or case.sandbox.spec.security.read_only_root_filesystem:
         return None
+    if case.sandbox.spec.resources.limits.disk_bytes is not None:
+        return None  # its writable layer is on a disk of its own
     return launching.root_layers(case.image)
 
 
 async def ensure_cgroup(hands: Hands, case: Case, step: steps.Step) -> None:
     assert isinstance(step, steps.EnsureCgroup)
-    hands.view.groups.open(case.uid).ensure(step.limits)
+    hands.view.groups.open(case.uid).ensure(step.limits, device=_find_device(hands, case, step.limits))
 
 
 async def write_limits(hands: Hands, case: Case, step: steps.Step) -> None:
     assert isinstance(step, steps.WriteLimits)
-    hands.view.groups.open(case.uid).write_limits(step.limits)
+    hands.view.groups.open(case.uid).write_limits(step.limits, device=_find_device(hands, case, step.limits))
 
 
-async def ensure_writable(hands: Hands, case: Case, _: steps.Step) -> None:
+def _find_device(hands: Hands, case: Case, limits: Limits) -> str | None:
+    """The device that is limited, when any is: the one that holds the writable layer."""
+    return devices.find_disk(os.stat(case.uid, dir_fd=hands.view.scratch_fd).st_dev) if limits.holds_io else None
+
+
+async def write_disk(hands: Hands, case: Case, step: steps.Step) -> None:
+    """Raises disks.DiskRefused where it cannot be had while it lives."""
+    assert isinstance(step, steps.WriteDisk)
+    path = os.path.join(hands.settings.scratch_dir, case.uid)
+    if not os.path.ismount(path):
+        raise disks.DiskRefused("it was started without a disk limit, and its files are on a disk that all share; create it anew")
+    disks.write_limit(path, step.disk_bytes)
+
+
+async def ensure_writable(hands: Hands, case: Case, step: steps.Step) -> None:
+    assert isinstance(step, steps.EnsureWritable)
     if case.uid in hands.dressed:
         return
+    if step.disk_bytes is not None:
+        await asyncio.to_thread(disks.ensure, hands.settings.volumes_dir, hands.settings.scratch_dir, case.uid, limit_bytes=step.disk_bytes)
+    else:
+        disks.unlimit(hands.settings.volumes_dir, hands.settings.scratch_dir, case.uid)
     scratch.ensure_writable(hands.settings.scratch_dir, case.uid, owner=means.find_owner(hands, case.uid))
 
 
@@ -128,6 +178,7 @@ def _refuse_port(hands: Hands, sandbox: Sandbox, error: ports.PortTaken) -> clie
 
 
 async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
+    """Raises client.Refused, client.KeeperLost, variables.VariableFailed, SourceUnavailable, OSError."""
     assert case.sandbox is not None
     assert case.image is not None
     lease = hands.view.leases.find(case.uid)
@@ -138,10 +189,16 @@ async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
     life = lives.read(hands.view.runtime_fd, case.uid) or Life()
     is_dressed = case.uid in hands.dressed
     hands.dressed.discard(case.uid)
-    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed)
-    with mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds:
+    env = await hands.environments.renew(hands.source, case.sandbox, means.find_facts(hands, case.sandbox))
+    order = launching.order(case.sandbox, case.image, hands, slot=lease.slot, attempt=life.attempt, dressed=is_dressed, variables=env)
+    with (
+        disks.opened(hands.settings.scratch_dir, case.uid) as disk_fds,
+        mounting.opened(mounting.make_places(hands.settings), case.sandbox, owner=order.shell.id_base) as volume_fds,
+    ):
         asked = time.monotonic()
-        started = await hands.keeper.launch(order, volume_fds=volume_fds)
+        order = dataclasses.replace(order, has_disk=bool(disk_fds))
+        async with _shaped(hands, order.shell, case.sandbox):
+            started = await hands.keeper.launch(order, volume_fds=[*disk_fds, *volume_fds])
     hands.favourite = _wanted_root(case) or hands.favourite
     hands.handles.hold(case.uid)
     hands.view.ports.open_link(lease.slot)
@@ -166,4 +223,5 @@ async def start_process(hands: Hands, case: Case, _: steps.Step) -> None:
 def remove_start(hands: Hands, uid: str) -> None:
     """Remove the writable layer of a start that came to nothing."""
     hands.dressed.discard(uid)
+    disks.remove(hands.settings.volumes_dir, hands.settings.scratch_dir, uid)
     scratch.remove_writable(hands.settings.scratch_dir, uid)

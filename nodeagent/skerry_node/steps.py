@@ -41,8 +41,22 @@ class EnsurePolicy(Step):
     """Have the rules of the network hold the sandbox to its egress policy."""
 
 
+class EnsureBandwidth(Step):
+    """Have the kernel hold a running sandbox to its bandwidth; a start brings its own."""
+
+
+@dataclass(frozen=True, slots=True)
 class EnsureWritable(Step):
-    """Make the writable layer; one that is there keeps its files."""
+    """Make the writable layer, on a disk of its own that holds *disk_bytes* unless that is None; one that is there keeps its files."""
+
+    disk_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDisk(Step):
+    """Change what a living writable layer is held to."""
+
+    disk_bytes: int | None
 
 
 class EnsureVolumes(Step):

@@ -37,6 +37,14 @@ def repair_ports(hands: means.Hands) -> None:
         _LOG.warning("published ports not looked at problem=%s", error)
 
 
+def refresh_bandwidth(hands: means.Hands) -> None:
+    """See what holds sandboxes to their bandwidth; what is lacking is put back by their next pass."""
+    try:
+        hands.view.shaper.refresh(lease.slot for lease in hands.view.leases.list())
+    except OSError as error:
+        _LOG.warning("bandwidth not looked at problem=%s", error)
+
+
 async def follow_volumes(hands: means.Hands, list_running: Callable[[], Iterable[Sandbox]]) -> None:
     """Follow the objects that volumes are made of, as often as the kubelet does for pods. For ever."""
     while True:

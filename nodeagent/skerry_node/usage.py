@@ -10,12 +10,16 @@ from skerry_node.cgroup import details, group, stats
 from skerry_node.network import traffic
 
 
-def read_usage(found: group.Group, link: str | None) -> Mapping[str, Any]:
-    """Of the sandbox with group *found* and *link* on the host, now; raises OSError when it has vanished. No walk over files: it takes under 1 ms."""
-    return render_usage(stats.read_stats(found), details.read_details(found), traffic.read_traffic(link) if link is not None else None)
+def read_usage(found: group.Group, link: str | None, *, disk_bytes: int | None) -> Mapping[str, Any]:
+    """Of the sandbox with group *found* and *link* on the host, now; raises OSError when it has vanished.
+
+    No walk over files: it takes under 1 ms. *disk_bytes* is what the last look at its writable layer found, None before the first.
+    """
+    moved = traffic.read_traffic(link) if link is not None else None
+    return render_usage(stats.read_stats(found), details.read_details(found), moved, disk_bytes=disk_bytes)
 
 
-def render_usage(read: stats.Stats, more: details.Details, moved: traffic.Traffic | None) -> Mapping[str, Any]:
+def render_usage(read: stats.Stats, more: details.Details, moved: traffic.Traffic | None, *, disk_bytes: int | None) -> Mapping[str, Any]:
     """The agent's answer for `stats`: bytes, counts and seconds; null where this kernel does not count."""
     return {
         "cpu": {"usageSeconds": read.cpu_seconds, "throttledSeconds": read.throttled_seconds},
@@ -26,6 +30,7 @@ def render_usage(read: stats.Stats, more: details.Details, moved: traffic.Traffi
         "pids": {"current": read.pids, "refused": read.pids_refused},
         "io": _fields(more.transfers),
         "network": _fields(moved),
+        "disk": None if disk_bytes is None else {"usedBytes": disk_bytes},
         "pressure": {name: {kind: _stall(each) for kind, each in stalls.items()} for name, stalls in more.pressure.items()} or None,
     }  # fmt: skip
 

@@ -19,6 +19,7 @@ _VALUES = (
     (),
     ('image.tag="sha256:' + "0" * 64 + '"',),
     ("rbac.aggregate=false", "crds.keep=false", "networkPolicy.enabled=false", "podDisruptionBudget.enabled=false", "flowSchema.enabled=false"),
+    ('agent.clusterRanges=["203.0.113.0/24"]', 'agent.forbiddenRanges=["169.254.0.0/16","fd00::/8"]'),
     ('agent.hostPathPrefixes=["/srv/data"]', "agent.allowHostNetwork=true", 'agent.registryConfig="/etc/skerry/certs.d"'),
     ('contentNamespaces=["default"]', 'agent.metricsAddress="0.0.0.0:9465"', 'agent.extraArgs=["--heartbeat-seconds=5"]'),
     ("contentAllNamespaces=true", 'image.pullSecrets=[{"name":"r"}]', 'operator.affinity={"podAntiAffinity":{}}', "agent.tolerations=[]"),

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
-import select
-import signal
-import struct
 import subprocess
 import sys
-import termios
-import time
 
 import pytest
 
+from tests.harness import tmux
 from tests.harness.agents import python_environment
 from tests.harness.cluster import Cluster
 
@@ -154,38 +148,28 @@ def test_cp_goes_both_ways(skerry, tmp_path):
     assert (tmp_path / "back" / "sparse").stat().st_blocks * 512 < 8 << 20
 
 
-def test_a_terminal_through_the_api_server(skerry, cluster):
-    """Exec -it under a terminal: its size and a change of it arrive, Ctrl-C interrupts the program inside, the exit code is 37."""
+def test_a_terminal_through_the_api_server(skerry, cluster, tmp_path):
+    """Exec -it under tmux: an editor draws, and draws anew after a resize; Ctrl-C interrupts what runs inside; the exit code is 37."""
     skerry("run", "-d", "--name", "shell", "busybox", "sleep", "1000")
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 31, 97, 0, 0))
-    command = [sys.executable, "-m", "skerry", "exec", "-it", "shell", "sh"]
     environment = {**python_environment(), "KUBECONFIG": cluster.plane.kubeconfig}
-    process = subprocess.Popen(command, env=environment, stdin=side, stdout=side, stderr=side, start_new_session=True)
-    try:
-        screen = bytearray()
-
-        def type_and_see(text, wanted):
-            os.write(main, text)
-            deadline = time.monotonic() + 180
-            while wanted not in screen:
-                assert time.monotonic() < deadline, bytes(screen)
-                if select.select([main], [], [], 0.5)[0]:
-                    screen.extend(os.read(main, 65536))
-            screen.clear()
-
-        type_and_see(b"stty size\r", b"31 97")
-        fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-        process.send_signal(signal.SIGWINCH)
-        type_and_see(b"sleep 0.5; stty size\r", b"40 120")
-        type_and_see(b"sleep 1000; echo not-reached\r", b"sleep 1000")
-        time.sleep(0.5)
-        type_and_see(b"\x03", b"^C")
-        type_and_see(b"echo still-$((1+1))\r", b"still-2")
-        os.write(main, b"exit 37\r")
-        assert process.wait(30) == 37
-    finally:
-        process.kill()
-        process.wait()
-        os.close(main)
-        os.close(side)
+    command = [sys.executable, "-m", "skerry", "exec", "-it", "shell", "sh"]
+    with tmux.running(str(tmp_path), *command, environment=environment, columns=97, rows=31) as terminal:
+        terminal.see(lambda lines: any(line.endswith("#") for line in lines))
+        terminal.press("stty size", "Enter")
+        terminal.see(lambda lines: "31 97" in lines)
+        terminal.press("vi /tmp/file", "Enter")
+        terminal.see(lambda lines: lines[29] == "~" and "/tmp/file" in lines[30])
+        terminal.press("i", "hello from vi", "Escape")
+        terminal.see(lambda lines: lines[0] == "hello from vi")
+        terminal.resize(120, 40)
+        terminal.see(lambda lines: lines[0] == "hello from vi" and lines[38] == "~" and "/tmp/file" in lines[39])
+        terminal.press(":wq", "Enter")
+        terminal.see(lambda lines: any(line.endswith("#") for line in lines))
+        terminal.press("clear; stty size; cat /tmp/file", "Enter")
+        terminal.see(lambda lines: "40 120" in lines and "hello from vi" in lines)
+        terminal.press("""clear; sh -c 'trap "echo interrupted; exit 5" INT; echo re"ady"; while :; do sleep 0.1; done'; echo code $?""", "Enter")
+        terminal.see(lambda lines: "ready" in lines)
+        terminal.press("C-c")
+        terminal.see(lambda lines: "code 5" in lines and any(line.endswith("interrupted") for line in lines))
+        terminal.press("exit 37", "Enter")
+        terminal.see(lambda lines: "ended-37" in lines)

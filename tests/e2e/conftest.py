@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e import needs
 from tests.harness import subreaper
 from tests.harness.installation import Installation, volumes
 from tests.harness.realcluster import RealCluster
@@ -19,6 +20,12 @@ subreaper.adopt_orphans()
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """The chart at version 0.1.0, every node ready."""
+    if missing := list(needs.find_missing()):
+        pytest.exit("make e2e cannot run on this machine: " + "; ".join(missing), returncode=1)
+    try:
+        lock = needs.claim()
+    except TimeoutError as error:
+        pytest.exit(f"make e2e cannot run: {error}; end it, or wait for its end", returncode=1)
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -33,3 +40,4 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation
         say("installed")
         yield made
         say("ending the cluster")
+    os.close(lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import subprocess
+from collections.abc import Mapping
 
 import pytest
 
@@ -16,16 +17,16 @@ def read_section(title: str) -> list[str]:
     section = next((each for each in PAGE.read_text(encoding="utf-8").split("\n## ") if each.startswith(title + "\n")), None)
     if section is None:
         raise ValueError(f"{PAGE} has no section {title}")
-    blocks = section.split("```sh\n")[1:]
+    blocks = section.replace("\\\n", "").split("```sh\n")[1:]
     return [line for block in blocks for line in block.split("```")[0].splitlines() if line]
 
 
-def run_section(title: str, *, directory: pathlib.Path, env: dict[str, str]) -> str:
-    """Run them in *directory*, each as a person would type it; what all of them said comes back."""
+def run_section(title: str, *, which: slice = slice(None), directory: pathlib.Path, env: dict[str, str], more: Mapping[str, str] = {}) -> str:
+    """Run *which* of them in *directory*, each as a person would type it; what all of them said comes back."""
     said = ""
-    for command in read_section(title):
+    for command in read_section(title)[which]:
         done = subprocess.run(
-            ["bash", "-c", command], cwd=directory, env={**os.environ, **env}, capture_output=True, text=True, check=False, timeout=400
+            ["bash", "-c", command], cwd=directory, env={**os.environ, **env, **more}, capture_output=True, text=True, check=False, timeout=400
         )
         if done.returncode != 0:
             pytest.fail(f"$ {command}\n{done.stdout}{done.stderr}", pytrace=False)

@@ -13,7 +13,7 @@ import time
 import pytest
 
 import skerry
-from tests.e2e import page
+from tests.e2e import dashboard, page
 from tests.harness import assets, installation
 from tests.harness.agents import python_environment
 
@@ -92,17 +92,30 @@ def newcomer(installed, tmp_path_factory):
     for name in ("charts", "examples"):
         (directory / name).symlink_to(EXAMPLES.parent / name)
     (directory / "my-values.yml").write_text(json.dumps(installed.values("0.1.0")), encoding="utf-8")
-    path = f"{os.path.dirname(sys.executable)}:{os.path.dirname(assets.ensure_helm())}:{os.environ['PATH']}"
-    env = {**python_environment(), "KUBECONFIG": installed.cluster.plane.kubeconfig, "PATH": path}
+    tools = (sys.executable, assets.ensure_helm(), assets.ensure_prometheus().promtool)
+    path = ":".join([*map(os.path.dirname, tools), os.environ["PATH"]])
+    env = {**python_environment(), "NODE": "e2e-node", "KUBECONFIG": installed.cluster.plane.kubeconfig, "PATH": path}
     return functools.partial(page.run_section, directory=directory, env=env)
 
 
 def test_getting_started(newcomer):
-    """The page's commands do what it says: the chart, its own test (a pod with few rights runs a sandbox), a sandbox, its output, its end."""
+    """The page's commands do what it says: the chart, its own test (a pod with few rights runs a sandbox), a sandbox and its output."""
     assert "e2e-node" in newcomer("Install")
     said = newcomer("Run a sandbox")
     assert "hello from hello, PID 1" in said
     assert '"memory"' in said
+
+
+def test_the_sandbox_is_in_a_dashboard(installed, newcomer, tmp_path):
+    """The chart's dashboards are where Grafana looks; Prometheus, as examples/ has it, knows what the panels of `hello` ask; its end follows."""
+    page_commands = functools.partial(newcomer, "See it in a dashboard")
+    said = page_commands(which=slice(2))
+    assert said.count("skerry-dashboard-") == len(list((EXAMPLES.parent / "charts" / "skerry" / "dashboards").glob("*.json")))
+    with dashboard.prometheus(tmp_path, installed.cluster.plane.kubeconfig) as prometheus:
+        until(lambda: dashboard.is_scraped(prometheus))
+        until(lambda: not dashboard.missing(prometheus, {"namespace": "default", "node": "e2e-node", "sandbox": "hello"}))
+        assert 'name="hello"' in page_commands(which=slice(2, None), more={"PROMETHEUS": prometheus.url})
+    newcomer("End it")
 
 
 @pytest.fixture(scope="session")
@@ -211,6 +224,27 @@ def _is_served(client, name):
         return False
 
 
+def test_one_node_leaves_and_comes_back(installed, newcomer):
+    """`skerry node purge`: nothing is left on it, and no agent comes there until its label goes."""
+    said = newcomer("Take one node out", which=slice(2))
+    assert "e2e-node node clean" in said
+    assert _leavings() == []
+    assert _pods(installed) == {}
+    newcomer("Take one node out", which=slice(2, None))
+    until(lambda: list(_pods(installed).values()) == [True])
+
+
+def _leavings():
+    """What of Skerry is still on the node."""
+    found = [f"{place}/{name}" for place in (installation.STATE_DIR, installation.RUN_DIR) for name in os.listdir(place)]
+    links = subprocess.run(["ip", "-br", "link"], check=True, capture_output=True, text=True).stdout.split()
+    found += [word for word in links if word.startswith((installation.BRIDGE, "ske2e-"))]
+    cgroups = pathlib.Path("/sys/fs/cgroup")
+    found += [str(path) for path in (*cgroups.glob(f"*/{installation.CGROUP}"), *cgroups.glob(installation.CGROUP))]
+    tables = subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout.splitlines()
+    return found + [line for line in tables if installation.BRIDGE in line] + list(_runtimes())
+
+
 def _is_ours(name):
     return "skerry" in name and name != "v1alpha1.skerry.dev"  # that one is the API server's own, and goes a moment after the definitions
 
@@ -219,14 +253,7 @@ def test_nothing_is_left(installed, newcomer):
     """As docs/getting-started.md says: delete the sandboxes, purge the nodes, uninstall."""
     plane = installed.cluster.plane
     newcomer("Remove everything")
-    assert os.listdir(installation.STATE_DIR) == []
-    assert os.listdir(installation.RUN_DIR) == []
-    links = subprocess.run(["ip", "-br", "link"], check=True, capture_output=True, text=True).stdout
-    assert "skerrye2e" not in links
-    assert "ske2e-" not in links
-    assert not list(pathlib.Path("/sys/fs/cgroup").glob(f"*/{installation.CGROUP}")) + list(pathlib.Path("/sys/fs/cgroup").glob(installation.CGROUP))
-    assert installation.BRIDGE not in subprocess.run(["nft", "list", "tables"], check=True, capture_output=True, text=True).stdout
-    assert list(_runtimes()) == []
+    assert _leavings() == []
     kinds = ("clusterroles", "clusterrolebindings", "validatingadmissionpolicies", "apiservices", "flowschemas")
     for kind in kinds:
         assert [each["metadata"]["name"] for each in plane.get(kind)["items"] if _is_ours(each["metadata"]["name"])] == []

@@ -42,7 +42,17 @@ class Prometheus:
             "rule_files": list(RULES),
             "scrape_configs": scrapes,
         }
-        with open(os.path.join(directory, "prometheus.yml"), "w", encoding="utf-8") as file:
+        self._configure(config)
+
+    @classmethod
+    def configured(cls, directory: str, config: Mapping[str, Any]) -> Self:
+        """One with a configuration of somebody else's."""
+        made = cls(directory, {})
+        made._configure(config)
+        return made
+
+    def _configure(self, config: Mapping[str, Any]) -> None:
+        with open(os.path.join(self.directory, "prometheus.yml"), "w", encoding="utf-8") as file:
             json.dump(config, file)  # JSON is YAML
         self._process: Process | None = None
 

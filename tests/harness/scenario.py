@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tests.harness.agents import wait_for
@@ -78,10 +78,10 @@ def stir(cluster: Cluster) -> None:
         cluster.plane.kubectl("get", "--raw", f"{stream}/nobody/stats", check=False)
 
 
-def adapt(expression: str, window: str) -> str:
-    """A panel's query as Grafana would ask it, with everything chosen, and *window* for its rates."""
+def adapt(expression: str, window: str, chosen: Mapping[str, str] = {}) -> str:
+    """A panel's query as Grafana would ask it, with these variables *chosen* or else everything, and *window* for its rates."""
     for name in ("namespace", "node", "sandbox"):
-        expression = expression.replace(f"${name}", ".*")
+        expression = expression.replace(f"${name}", chosen.get(name, ".*"))
     return expression.replace("$__rate_interval", window)
 
 

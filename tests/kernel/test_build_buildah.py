@@ -31,12 +31,9 @@ MODES = {"run.sh": 0o755, "d/s": 0o750, "b": 0o600, "d/x": 0o4755}
 def pair(tmp_path_factory):
     """A node of ours and a storage of theirs, with one busybox."""
     directory = str(tmp_path_factory.mktemp("pair"))
-    layout = images.busybox_layout(f"{directory}/layout")
+    layout = images.busybox_layout(f"{directory}/theirs")
     theirs = buildah.Buildah(f"{directory}/buildah", layout)
-    with standalone.running(directory, tag="b1", flags=("--shells=0",)) as node:
-        node.client.import_image(layout)
-        with node.sandbox("warm", "true"):
-            node.wait_end("warm")
+    with standalone.running_busybox(directory, tag="b1", flags=("--shells=0",)) as node:
         yield node, theirs
     theirs.remove()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from skerry_node.cgroup import group, hierarchy, stats
+from skerry_node.cgroup import group, hierarchy, scanning, stats
 from skerry_node.model import Limits
 from tests.harness import claims
 
@@ -56,7 +56,7 @@ def _wait(condition: Callable[[], bool]) -> None:
 
 def _start(made: group.Group, code: str) -> subprocess.Popen[str]:
     """A process that joins, says so, waits for a line and runs *code*."""
-    joins = "".join(f"open({path + '/cgroup.procs'!r}, 'w').write('0')\n" for path in dict.fromkeys(made.paths.values()))
+    joins = "".join(f"open({path + '/cgroup.procs'!r}, 'w').write('0')\n" for name, path in made.paths.items() if name != hierarchy.BLKIO)
     program = f"{joins}print('in', flush=True)\ninput()\n{code}"
     process = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -190,3 +190,20 @@ def test_what_joins_the_system_group_is_counted_nowhere_else(parent: group.Paren
         with open(f"/proc/{process.pid}/cgroup", encoding="ascii") as file:
             assert file.read().count(f"/{name}/system") == len(parent.hierarchies.roots)
         process.kill()
+
+
+def test_a_scanner_reads_the_group_that_is_there_now(parent: group.Parent) -> None:
+    """It keeps files open: one that was removed, and then made again under its name, is told from the one before."""
+    scanner, made = scanning.Scanner(parent, keep=100), parent.open(UID)
+    try:
+        for limit in (10, 20):
+            made.ensure(Limits(pids=limit))
+            counted = scanner.read(UID)
+            assert counted is not None
+            assert (counted.pids, counted.oom_kills) == (0, 0)
+            made.remove()
+            if limit == 20:
+                assert scanner.read(UID) is None
+    finally:
+        scanner.close()
+        made.remove()

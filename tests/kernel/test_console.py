@@ -17,17 +17,14 @@ import time
 import pytest
 
 from skerry.errors import Refused
-from tests.harness import images, standalone
+from tests.harness import standalone
 from tests.harness.agents import python_environment
 
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("console")
-    with standalone.running(str(directory), tag="kc", flags=("--shells=0",)) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="kc", flags=("--shells=0",)) as agent:
         yield agent
 
 

@@ -29,6 +29,7 @@ def node(tmp_path_factory):
     with standalone.running(str(directory), tag="ke", flags=("--shells=0",)) as agent:
         agent.client.import_image(images.busybox_layout(str(directory / "layout")))
         agent.run("box", "sleep", "1000", env=[{"name": "FROM_SPEC", "value": "1"}])
+        agent.wait("box", lambda found: standalone.ready_reason(found) == "Running")  # a slow machine's keeper may come late
         yield agent
         agent.remove("box")
 

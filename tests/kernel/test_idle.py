@@ -11,7 +11,7 @@ import time
 import pytest
 
 from skerry.errors import Refused
-from tests.harness import images, standalone
+from tests.harness import standalone
 from tests.harness.agents import python_environment
 
 SERVE = "mkdir -p /www; echo hello > /www/index.html; exec httpd -f -p 8000 -h /www"
@@ -21,10 +21,7 @@ PAUSE = {"idleSeconds": 1, "onIdle": "Pause"}
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("idle")
-    with standalone.running(str(directory), tag="ki", flags=("--shells=0", "--idle-sample-seconds=0.2")) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="ki", flags=("--shells=0", "--idle-sample-seconds=0.2")) as agent:
         yield agent
 
 

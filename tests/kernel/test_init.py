@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.harness import images, standalone
+from tests.harness import standalone
 
 FOSTER = "for i in 1 2 3 4 5; do (sleep 0.2 & ); done; exec sleep 1000"
 """Five orphans end after 0.2 s; the program they were left by waits for nobody."""
@@ -15,10 +15,7 @@ FOSTER = "for i in 1 2 3 4 5; do (sleep 0.2 & ); done; exec sleep 1000"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("init")
-    with standalone.running(str(directory), tag="kx", flags=("--shells=0",)) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="kx", flags=("--shells=0",)) as agent:
         yield agent
 
 

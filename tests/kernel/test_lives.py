@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
 
-from tests.harness import images, reboots, standalone
+from tests.harness import reboots, standalone
 
 FLAGS = ("--shells=0", "--restart-backoff-seconds=1", "--restart-backoff-max-seconds=4", "--restart-backoff-reset-seconds=600")
 FORKS = "i=0; while [ $i -lt 20 ]; do sleep 60 & i=$((i+1)); done; wait"
@@ -16,10 +17,7 @@ FORKS = "i=0; while [ $i -lt 20 ]; do sleep 60 & i=$((i+1)); done; wait"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("lives")
-    with standalone.running(str(directory), tag="kl", flags=FLAGS) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="kl", flags=FLAGS) as agent:
         yield agent
 
 
@@ -38,11 +36,12 @@ def test_restarts_are_held_back_longer_each_time_also_by_a_new_agent(node):
 
 def test_an_end_that_nobody_saw_at_once_is_timed_by_when_it_was(node):
     """The agent is dead as the program ends, and still when the time for the object is over: it goes as soon as there is an agent."""
-    node.create("f", "sh", "-c", "sleep 1", ttl={"secondsAfterFinished": 2})
+    node.create("f", "sleep", "1000", ttl={"secondsAfterFinished": 2})
     node.wait("f", lambda found: standalone.ready_reason(found) == "Running")
-    uid = node.client.get("f").metadata.uid
+    uid, pid = node.client.get("f").metadata.uid, node.inspect("f")["pid"]
     exit_path = os.path.join(node.place.run_dir, "sandboxes", uid, "exit")
     node.kill()
+    os.kill(pid, signal.SIGKILL)
     standalone.until(lambda: os.path.exists(exit_path))
     time.sleep(2.2)  # the time that it may stay
     node.start()

@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.harness import images, standalone
+from tests.harness import standalone
 
 _PROGRAM = "dd if=/dev/zero of=/tmp/f bs=1M count=8 2>/dev/null; while :; do :; done & sleep 1000 & sleep 1000"
 
@@ -17,10 +17,7 @@ _PROGRAM = "dd if=/dev/zero of=/tmp/f bs=1M count=8 2>/dev/null; while :; do :; 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("metrics")
-    with standalone.running(str(directory), tag="km", flags=("--shells=0",)) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):  # keeper and rules come a moment after the agent listens
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="km", flags=("--shells=0",)) as agent:
         yield agent
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from skerry.errors import Refused
-from tests.harness import images, standalone
+from tests.harness import standalone
 from tests.harness.agents import python_environment
 
 COUNT = "trap 'exit 5' TERM; n=0; while :; do n=$((n + 1)); echo $n > /tmp/n; done"
@@ -19,10 +19,7 @@ COUNT = "trap 'exit 5' TERM; n=0; while :; do n=$((n + 1)); echo $n > /tmp/n; do
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("pause")
-    with standalone.running(str(directory), tag="kp", flags=("--shells=0",)) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="kp", flags=("--shells=0",)) as agent:
         yield agent
 
 

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.harness import images, standalone, talk
+from tests.harness import standalone, talk
 
 SLEEP = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1 & wait $!; done")
 SECOND = 100 + secrets.randbelow(100)
@@ -18,10 +18,7 @@ NEAR, FAR = f"10.252.{SECOND}.1", f"10.252.{SECOND}.2"
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("ports")
-    with standalone.running(str(directory), tag="kq", flags=("--shells=0",)) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="kq", flags=("--shells=0",)) as agent:
         yield agent
 
 

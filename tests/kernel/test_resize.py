@@ -9,7 +9,7 @@ import signal
 import pytest
 import yaml
 
-from tests.harness import images, standalone
+from tests.harness import standalone
 
 MEBIBYTE = 1 << 20
 # nothing until USR1 comes; then the first process becomes a dd that fills 48 MB of memory
@@ -20,11 +20,7 @@ SCRIPT = "trap 'go=1' USR1; echo waiting; while [ -z \"$go\" ]; do sleep 0.1; do
 def node(tmp_path_factory):
     """One node for all of these, which leave nothing on it."""
     directory = tmp_path_factory.mktemp("resize")
-    layout = images.busybox_layout(str(directory / "layout"))
-    with standalone.running(str(directory), tag="kr", flags=("--shells=0",)) as agent:
-        agent.client.import_image(layout)
-        with agent.sandbox("warm", "true", network={"mode": "None"}):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="kr", flags=("--shells=0",)) as agent:
         yield agent
 
 

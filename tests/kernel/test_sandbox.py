@@ -81,11 +81,7 @@ def test_what_it_sees(shared, probe, expected):
 def shared(tmp_path_factory):
     """One node for the probes, which leave nothing on it."""
     directory = tmp_path_factory.mktemp("shared")
-    plain = images.busybox_layout(str(directory / "plain"))
-    with standalone.running(str(directory), tag="k1", flags=("--shells=0",)) as agent:
-        agent.client.import_image(plain)
-        with agent.sandbox("warm", "true", network={"mode": "None"}):  # before 6.12 a layer's first use attaches a loop device, kept with the layer
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="k1", flags=("--shells=0",)) as agent:
         yield agent
 
 

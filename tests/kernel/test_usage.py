@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from tests.harness import images, standalone
+from tests.harness import standalone
 from tests.harness.agents import python_environment
 
 MIB = 1 << 20
@@ -19,16 +19,13 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def node(tmp_path_factory):
     directory = tmp_path_factory.mktemp("usage")
-    with standalone.running(str(directory), tag="ku", flags=("--shells=0",)) as agent:
-        agent.client.import_image(images.busybox_layout(str(directory / "layout")))
-        with agent.sandbox("warm", "true"):  # keeper and rules come a moment after the agent listens
-            agent.wait_end("warm")
+    with standalone.running_busybox(str(directory), tag="ku", flags=("--shells=0",)) as agent:
         yield agent
 
 
 def test_the_answer_is_what_the_files_say(node):
     """Memory, limit and cache, processes, and the link seen from inside; only what moves by itself may differ a little."""
-    script = "dd if=/dev/zero of=/dev/shm/f bs=1M count=20; echo done; sleep 1000 & sleep 1000"
+    script = "dd if=/dev/zero of=/root/f bs=1M count=8; dd if=/dev/zero of=/dev/shm/f bs=1M count=20; echo done; sleep 1000 & sleep 1000"
     node.run("box", "sh", "-c", script, resources={"limits": {"memory": "100Mi"}})
     try:
         while b"done" not in b"".join(piece.data for piece in node.client.logs("box")):
@@ -57,6 +54,9 @@ def test_the_answer_is_what_the_files_say(node):
         assert network["sentPackets"] >= 60
         assert (network["receivedBytes"], network["sentBytes"]) == (pytest.approx(int(row[1]), abs=400), pytest.approx(int(row[9]), abs=400))
         assert (used["io"] is None, used["pressure"] is None) == (not is_v2, not os.path.exists(f"{memory}/cpu.pressure"))
+        # Looked at every half minute: once the file is whole, what is said is it and the names around it.
+        standalone.until(lambda: ((node.client.usage("box")["disk"] or {}).get("usedBytes", 0)) >= 8 * MIB)
+        assert node.client.usage("box")["disk"]["usedBytes"] < 9 * MIB
         environment = {**python_environment(), "SKERRY_SOCKET": node.socket_path}
         command = [sys.executable, "-m", "skerry", "stats", "--no-stream", "box"]
         header, line = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()

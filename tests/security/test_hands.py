@@ -24,6 +24,8 @@ from skerry.errors import Refused, SkerryError
 from tests.harness import images, standalone
 
 ROUNDS = 10_000
+TRIES = int(os.environ.get("SKERRY_TRIES", "100"))
+"""Of a program that would open ours; more by hand."""
 _IN_OPEN, _IN_ACCESS = 0x20, 0x1
 _EVIL = b"#!/bin/busybox sh\necho fired > /fired\n"
 _LIBRARY = os.path.dirname(os.__file__).lstrip("/")
@@ -44,7 +46,7 @@ def node(tmp_path_factory):
     layers = [dict.fromkeys(POISON, _EVIL), {"bin/self": b"#!/proc/self/exe\n", "outside": None}]
     with standalone.running(str(directory), tag="sh", flags=("--shells=0",)) as agent:
         agent.client.import_image(images.busybox_layout(str(directory / "layout"), layers=layers))
-        agent.run("box", "busybox", "sleep", "10000")
+        agent.run("box", "busybox", "sh", "-c", "echo hello; exec busybox sleep 10000")
         yield agent
         agent.remove("box")
 
@@ -55,7 +57,7 @@ def opened(node):
 
 
 def test_a_poisoned_image_fires_no_canary(node, opened, tmp_path):
-    """Exec, cp both ways, stat, ls and a connection open nothing of the image but the program, passwd and group."""
+    """Exec, cp both ways, stat, ls, attach, logs and a connection open nothing of the image but the program, passwd and group."""
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "f\udcff").write_bytes(b"x")
     with _Watch(f"/proc/{node.inspect('box')['pid']}/root", POISON) as watch:
@@ -70,6 +72,9 @@ def test_a_poisoned_image_fires_no_canary(node, opened, tmp_path):
         copying.list_files(opened, "/root")
         with pytest.raises(Refused):
             node.client.open_port("box", 9)
+        assert b"".join(piece.data for piece in node.client.logs("box")) == b"hello\n"
+        with contextlib.closing(node.client.open_attach("box", cursor={"stdout": 0, "stderr": 0})) as attached:
+            assert attached.receive() == (1, b"hello\n")
         assert watch.events() == []
         node.client.exec("box", ["busybox", "cat", "/etc/ld.so.preload"])  # the positive control
         assert watch.events() == ["etc/ld.so.preload"]
@@ -84,7 +89,7 @@ def test_our_own_program_is_out_of_reach(node):
     before = (_hash(path), os.stat(path).st_mtime_ns, os.stat(path).st_ino)
     spy = "while :; do for p in /proc/[0-9]*; do [ $p = /proc/$$ ] && continue; : 3<> $p/exe && echo opened $p; ls -l $p/fd; done 2>/dev/null; done"
     name = node.client.start_exec("box", ["busybox", "sh", "-c", spy], exec_id="spy")
-    for _ in range(100):
+    for _ in range(TRIES):
         try:
             node.client.exec("box", ["/bin/self"])
         except Refused:

@@ -235,7 +235,7 @@ async def test_many_layers_are_converted_at_once(kept, tmp_path):
         started = await conversion.start(kept, dataclasses.replace(PROMISE, digest=digest, diff_id=digest, size_bytes=len(tar)))
         for start in range(0, len(tar), 100_000):
             await started.feed(tar[start : start + 100_000])
-        return await started.finish()
+        return await started.land(await started.end())
 
     for layer in await asyncio.gather(*map(bring, tars)):
         assert seal_of(kept, layer) == sealing.Sealed(layer.size_bytes, layer.seal)

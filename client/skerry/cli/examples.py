@@ -87,6 +87,7 @@ _EXAMPLES = {
         "skerry node drain --move n1",
         "skerry node drain --force --timeout 60 n1",
     ),
+    "node purge": ("skerry node purge n1",),
     "completion": (
         "source <(skerry completion bash)",
         "skerry completion zsh > ~/.zfunc/_skerry",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from skerry.cli import lifecycle, options, output, running, terminal
+from skerry.cli import lifecycle, options, output, running, terminal, variables
 
 if TYPE_CHECKING:
     from skerry.streaming import End
@@ -20,6 +20,7 @@ def execute(  # noqa: PLR0913, PLR0917 - one for each option
     tty: Annotated[bool, typer.Option("--tty", "-t", help="Give it a terminal.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running and print its id.")] = False,
     env: Annotated[list[str] | None, typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Set a variable, or pass ours on.")] = None,
+    env_file: Annotated[list[str] | None, typer.Option("--env-file", metavar="FILE", help="Variables from a file; -e wins over it.")] = None,
     workdir: Annotated[str | None, typer.Option("--workdir", "-w", metavar="PATH", help="Working directory.")] = None,
     user: Annotated[str | None, typer.Option("--user", "-u", metavar="USER[:GROUP]", help="Whom to run as.")] = None,
     exec_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="A name for it; without a command: attach to that one.")] = None,
@@ -38,13 +39,16 @@ def execute(  # noqa: PLR0913, PLR0917 - one for each option
         raise typer.BadParameter("name the program to run behind the sandbox", param_hint="COMMAND")
     if tty and not detach and not os.isatty(0):
         raise typer.BadParameter("our input is not a terminal; leave -t out", param_hint="--tty")
-    variables = [pass_on(variable) for variable in env or ()]
+    try:
+        given_env = variables.collect(env_file or (), env or (), os.environ)
+    except variables.BadVariableError as error:
+        raise typer.BadParameter(str(error), param_hint=error.option) from error
     if detach:
-        given = {"tty": "true" if tty else None, "env": variables, "user": user, "workingDir": workdir, "timeout": timeout}
+        given = {"tty": "true" if tty else None, "env": given_env, "user": user, "workingDir": workdir, "timeout": timeout}
         print(client.start_exec(own_name, command or (), exec_id=exec_id, namespace=space, **given))
         return
     stream = client.open_exec(
-        own_name, command or (), stdin=interactive, tty=tty, env=variables, user=user, workdir=workdir, exec_id=exec_id, timeout_seconds=timeout,
+        own_name, command or (), stdin=interactive, tty=tty, env=given_env, user=user, workdir=workdir, exec_id=exec_id, timeout_seconds=timeout,
         size=terminal.size() if tty else None, namespace=space,
     )  # fmt: skip
     is_attaching = not command
@@ -66,12 +70,6 @@ def kill(
     """Send a signal to the first process of sandboxes. A restart policy may start them again: `skerry stop` does not."""
     client = options.connect(socket, namespace)
     lifecycle.each(names, namespace, lambda space, name: client.kill(name, signal=signal, namespace=space))
-
-
-def pass_on(variable: str) -> str:
-    """NAME=VALUE; a name alone gets our own value, as docker has it."""
-    name, equals, _ = variable.partition("=")
-    return variable if equals else f"{name}={os.environ.get(name, '')}"
 
 
 def finish(end: End | None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from skerry.cli import publishing
+from skerry.cli import mounts, publishing, variables
 
 ALPHABET = "bcdfghjklmnpqrstvwxz2456789"
 """Letters of generated names, as Kubernetes chooses them: no words, no look-alikes."""
@@ -37,6 +37,8 @@ class RunOptions:
     name: str | None = None
     entrypoint: str | None = None
     env: Sequence[str] = ()
+    env_files: Sequence[str] = ()
+    volumes: Sequence[str] = ()
     labels: Sequence[str] = ()
     memory: str | None = None
     cpus: str | None = None
@@ -58,8 +60,8 @@ class RunOptions:
     has_terminal: bool = False
 
 
-def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str]) -> dict[str, Any]:
-    """The manifest; *environment* is where `-e NAME` without a value looks. Raises BadOptionError."""
+def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str], directory: str = "/") -> dict[str, Any]:
+    """The manifest; *environment* is where `-e NAME` without a value looks, *directory* where `-v ./x:/y` begins. Raises BadOptionError."""
     metadata: dict[str, Any] = {"name": options.name or generate_name(options.image), "namespace": namespace}
     if options.labels:
         metadata["labels"] = dict(_parse_pair(text, "--label") for text in options.labels)
@@ -68,7 +70,8 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "memory": _parse_memory(options.memory),
         "pids": options.pids_limit,
     }
-    env = dict(pair for text in options.env if (pair := _parse_env(text, environment)) is not None)
+    env = _collect_env(options, environment)
+    volumes, volume_mounts = _render_volumes(options, directory)
     if options.on_idle and options.idle_seconds is None:
         raise BadOptionError("--on-idle", "say after how long as well: --idle-seconds N")
     kept = (0 if options.is_detached else _LEFTOVER_SECONDS) if options.is_removed else None
@@ -86,6 +89,8 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         "tty": True if options.has_terminal else None,
         "resources": _without_none({"limits": _without_none(limits) or None}) or None,
         "network": _render_network(options),
+        "volumes": volumes or None,
+        "volumeMounts": volume_mounts or None,
         "security": {"readOnlyRootFilesystem": True} if options.is_read_only else None,
         "restartPolicy": _choose(options.restart, RESTART_POLICIES, "--restart") if options.restart else None,
         "ttl": _without_none(
@@ -98,6 +103,20 @@ def render(options: RunOptions, *, namespace: str, environment: Mapping[str, str
         or None,
     }
     return {"apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": metadata, "spec": _without_none(spec)}
+
+
+def _collect_env(options: RunOptions, environment: Mapping[str, str]) -> dict[str, str]:
+    try:
+        return variables.merge([*variables.read_files(options.env_files), *options.env], environment)
+    except variables.BadVariableError as error:
+        raise BadOptionError(error.option, str(error)) from error
+
+
+def _render_volumes(options: RunOptions, directory: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    try:
+        return mounts.render(options.volumes, directory=directory)
+    except mounts.BadVolumeError as error:
+        raise BadOptionError("--volume", str(error)) from error
 
 
 def _render_network(options: RunOptions) -> dict[str, Any] | None:
@@ -137,16 +156,6 @@ def _parse_cpus(text: str | None) -> str | None:
     if text is not None and not re.fullmatch(r"\d*\.?\d+m?", text):
         raise BadOptionError("--cpus", f"{text} is no number of CPUs: write it as 0.5, 2 or 250m")
     return f"0{text}" if text is not None and text.startswith(".") else text
-
-
-def _parse_env(text: str, environment: Mapping[str, str]) -> tuple[str, str] | None:
-    """NAME=VALUE, or NAME of this environment; one that is not set there is left out, as docker does."""
-    name, equals, value = text.partition("=")
-    if not name:
-        raise BadOptionError("--env", f"{text!r} has no name: write it as NAME=VALUE")
-    if equals:
-        return name, value
-    return (name, environment[name]) if name in environment else None
 
 
 def _parse_pair(text: str, option: str) -> tuple[str, str]:

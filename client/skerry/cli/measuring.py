@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from skerry.client import Client
 
 _SECOND = 1.0
-_HEADER = ("NAMESPACE", "NAME", "CPU", "THROTTLED", "MEMORY / LIMIT", "CACHE", "PEAK", "PIDS", "NET IN / OUT", "DROPS", "IO READ / WRITE")
+_HEADER = ("NAMESPACE", "NAME", "CPU", "THROTTLED", "MEMORY / LIMIT", "CACHE", "PEAK", "PIDS", "NET IN / OUT", "DROPS", "IO READ / WRITE", "DISK")
 
 
 def stats(
@@ -84,6 +84,7 @@ def _row(now: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
         _pair(network["receivedBytes"], network["sentBytes"]) if network else "",
         str(network["receivedDropped"] + network["sentDropped"]) if network else "",
         _pair(io["readBytes"], io["writeBytes"]) if io else "",
+        _bytes((now.get("disk") or {}).get("usedBytes")),
     )  # fmt: skip
 
 

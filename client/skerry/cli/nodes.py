@@ -1,4 +1,4 @@
-"""Commands for the nodes of a cluster: nodes; node cordon, uncordon, drain."""
+"""Commands for the nodes of a cluster: nodes; node cordon, uncordon, drain, purge."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from skerry import purging
 from skerry.cli import examples, options, output, running
 from skerry.client import Client
 from skerry.errors import Refused, SkerryError
@@ -83,6 +84,18 @@ def drain(
             f"node {name} still has sandboxes after {timeout:g} s",
             hint=f"it goes on; look: skerry ps -A -o wide; again: skerry node drain {name}",
         )
+
+
+@app.command("purge", epilog=examples.render("node purge"))
+def purge(
+    name: Node,
+    timeout: Annotated[float, typer.Option("--timeout", min=0, metavar="SECONDS", help="Give up then.")] = 300.0,
+    socket: options.Socket = None,
+) -> None:
+    """Take a node that has no sandboxes out of Skerry: its agent ends, and nothing of Skerry is left on it."""
+    options.connect(socket, None).purge_node(name, timeout_seconds=timeout, say=lambda text: print(f"{name} {text}", flush=True))
+    if sys.stderr.isatty():
+        print(f"to have its agent back: kubectl label node {name} {purging.LABEL}-", file=sys.stderr)
 
 
 def _await_gone(client: Client, node: str, wanted: tuple[dict[str, Any], ...], *, end: float, move: bool) -> bool:

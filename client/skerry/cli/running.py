@@ -40,6 +40,14 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         list[str] | None,
         typer.Option("--env", "-e", metavar="NAME[=VALUE]", help="Set a variable; without a value, pass it on."),
     ] = None,
+    env_file: Annotated[
+        list[str] | None,
+        typer.Option("--env-file", metavar="FILE", help="Variables from a file of such lines; -e wins over it."),
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option("--volume", "-v", metavar="[SOURCE:]PATH[:ro]", help="Mount the node's /SOURCE, or an empty volume that goes with the sandbox."),
+    ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="A name; made up when left out.")] = None,
     memory: Annotated[str | None, typer.Option("--memory", "-m", metavar="SIZE", help="Memory limit: 64m, 1g, 256Mi.")] = None,
     cpus: Annotated[str | None, typer.Option("--cpus", metavar="NUMBER", help="CPU limit: 0.5, 2, 250m.")] = None,
@@ -76,6 +84,8 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         name=name,
         entrypoint=entrypoint,
         env=env or (),
+        env_files=env_file or (),
+        volumes=volume or (),
         labels=label or (),
         memory=memory,
         cpus=cpus,
@@ -97,7 +107,7 @@ def run(  # noqa: PLR0913, PLR0917 - one parameter per option
         has_terminal=tty,
     )
     try:
-        manifest = manifests.render(wanted, namespace=client.namespace, environment=os.environ)
+        manifest = manifests.render(wanted, namespace=client.namespace, environment=os.environ, directory=os.getcwd())
     except manifests.BadOptionError as error:
         raise typer.BadParameter(str(error), param_hint=error.option) from error
     sandbox = client.create(manifest)

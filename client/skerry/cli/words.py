@@ -24,19 +24,18 @@ COMMANDS = {
     "container": "sandboxes have the short commands: skerry ps, skerry run, skerry rm",
     "diff": "for all files of a sandbox: skerry export NAME | tar -t",
     "compose": "write manifests for it, see docs/standalone.md",
-    "volume": "volumes stand in a manifest, see docs/sandbox.md",
+    "volume": "volumes live and go with their sandbox: skerry run -v NAME:PATH IMAGE",
     "network": "a sandbox has a network of its own: skerry run --network bridge or none",
     "update": "change its manifest, see docs/sandbox.md",
 }
 _NO_PORTS = "name each port: -p PORT:PORT; or reach it without one: skerry port-forward NAME LOCAL:PORT"
-_NO_VOLUMES = "volumes stand in a manifest, see docs/sandbox.md; or copy files in: skerry cp SOURCE NAME:PATH"
+_NO_MOUNTS = "write it as -v [SOURCE:]PATH[:ro]; volumes of a given size stand in a manifest, see docs/sandbox.md"
 OPTIONS = {
     "run": {
         **dict.fromkeys(("-P", "--publish-all"), _NO_PORTS),
-        **dict.fromkeys(("-v", "--volume", "--mount", "--tmpfs"), _NO_VOLUMES),
+        **dict.fromkeys(("--mount", "--tmpfs"), _NO_MOUNTS),
         "--privileged": "a sandbox is never privileged; single capabilities stand in a manifest, see docs/sandbox.md",
         **dict.fromkeys(("--cap-add", "--cap-drop"), "capabilities stand in a manifest, see docs/sandbox.md"),
-        "--env-file": "give each variable: -e NAME=VALUE",
     },
     "load": {**dict.fromkeys(("-i", "--input"), "leave it out: skerry load FILE")},
     "inspect": {**dict.fromkeys(("-f", "--format"), "take it from the JSON: skerry inspect NAME | jq .status")},

@@ -52,7 +52,7 @@ def read_details(found: group.Group) -> Details:
     memory = dict(line.split() for line in found.read("memory", "memory.stat").splitlines())
     limit = limits.memory_bytes if limits is not None else None
     if found.version == 1:
-        # Block devices are counted by a hierarchy of their own there, that sandboxes do not join: it would lengthen every launch.
+        # Block devices are counted by a hierarchy of their own there, that only sandboxes whose devices are limited join.
         swap = memory.get("total_swap")
         return Details(cache_bytes=int(memory["total_cache"]), swap_bytes=None if swap is None else int(swap), limit_bytes=limit)
     swap = _read_optional(found, "memory", "memory.swap.current")

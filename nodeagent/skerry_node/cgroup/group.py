@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 
-from skerry_node.cgroup import hierarchy
+from skerry_node.cgroup import hierarchy, throttle
 from skerry_node.model import Limits
 
 PERIOD_MICROSECONDS = 100_000
@@ -33,7 +33,12 @@ class Parent:
     @property
     def directories(self) -> tuple[str, ...]:
         """The distinct directories below which a sandbox joins `<uid>/cgroup.procs`."""
-        return tuple(dict.fromkeys(self._directories.values()))
+        return tuple(dict.fromkeys(path for name, path in self._directories.items() if name != hierarchy.BLKIO))
+
+    @property
+    def io_directories(self) -> tuple[str, ...]:
+        """Likewise, but only for a sandbox that has a group there: a hierarchy more would lengthen every launch."""
+        return tuple(path for name, path in self._directories.items() if name == hierarchy.BLKIO)
 
     @property
     def by_controller(self) -> dict[str, str]:
@@ -52,7 +57,7 @@ class Parent:
     def list(self) -> list[str]:
         """Every uid that has a group in any hierarchy."""
         found: set[str] = set()
-        for path in self.directories:
+        for path in (*self.directories, *self.io_directories):
             with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
                 found.update(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
         return sorted(found)
@@ -69,17 +74,21 @@ class Group:
         """Whether any part of it is there."""
         return any(os.path.isdir(path) for path in dict.fromkeys(self.paths.values()))
 
-    def ensure(self, limits: Limits) -> None:
-        """Make it, with *limits*."""
-        for path in dict.fromkeys(self.paths.values()):
+    def ensure(self, limits: Limits, *, device: str | None = None) -> None:
+        """Make it, with *limits*; see `write_limits`."""
+        for path in dict.fromkeys(path for name, path in self.paths.items() if name != hierarchy.BLKIO):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o755)
         if self.version == 2:
             self._put("memory", "memory.oom.group", "1")
-        self.write_limits(limits)
+        self.write_limits(limits, device=device)
 
-    def write_limits(self, limits: Limits) -> None:
-        """Change the limits, live. Raises OSError when the kernel cannot, for example memory below what is in use."""
+    def write_limits(self, limits: Limits, *, device: str | None = None) -> None:
+        """Change the limits, live; *device*, as `MAJOR:MINOR`, is the one of which bytes a second are limited.
+
+        Raises OSError when the kernel cannot, for example memory below what is in use.
+        """
+        throttle.write(self, limits, device)
         if self.version == 2:
             self._write_limits_v2(limits)
         else:
@@ -146,6 +155,10 @@ class Group:
         """The text of a control file."""
         return self._get(controller, name)
 
+    def write(self, controller: str, name: str, text: str) -> None:
+        """Write a control file."""
+        self._put(controller, name, text)
+
     def _kill_v1(self) -> None:
         """No cgroup.kill there: forks are forbidden, then passes are made until one finds nobody new."""
         limit = self._get("pids", "pids.max").strip()
@@ -176,6 +189,7 @@ class Group:
             cpu_millicores=None if quota == "max" else int(quota) * 1000 // PERIOD_MICROSECONDS,
             memory_bytes=_number_or_none(self._get("memory", "memory.max")),
             pids=_number_or_none(self._get("pids", "pids.max")),
+            **throttle.read(self),
         )
 
     def _write_limits_v1(self, limits: Limits) -> None:
@@ -208,6 +222,7 @@ class Group:
             cpu_millicores=None if quota < 0 else quota * 1000 // PERIOD_MICROSECONDS,
             memory_bytes=None if memory >= 1 << 62 else memory,
             pids=_number_or_none(self._get("pids", "pids.max")),
+            **throttle.read(self),
         )
 
     def _put(self, controller: str, name: str, text: str) -> None:

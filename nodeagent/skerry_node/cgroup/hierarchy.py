@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass
 
 CONTROLLERS = ("cpu", "memory", "pids")
-_EXTRA = ("cpuacct", "freezer")
-"""Of use on version 1: where CPU time is counted, and where processes are held still."""
-_COUNTED = "io"
-"""Of use on version 2: counts bytes of block devices. Handed down where it can be; nothing depends on it."""
+BLKIO = "blkio"
+_EXTRA = ("cpuacct", "freezer", BLKIO)
+"""Of use on version 1: where CPU time is counted, where processes are held still, and where block devices are limited."""
+_IO = "io"
+"""Of use on version 2: counts and limits bytes of block devices. Handed down where it can be; only limits of them depend on it."""
 
 
 class CgroupsMissing(Exception):
@@ -130,9 +131,9 @@ def _hand_down(path: str) -> None:
     missing = [f"+{name}" for name in CONTROLLERS if name not in _read(control).split()]
     if missing:
         _write(control, " ".join(missing))
-    if _COUNTED in _read(os.path.join(path, "cgroup.controllers")).split() and _COUNTED not in _read(control).split():
+    if _IO in _read(os.path.join(path, "cgroup.controllers")).split() and _IO not in _read(control).split():
         with contextlib.suppress(OSError):
-            _write(control, f"+{_COUNTED}")
+            _write(control, f"+{_IO}")
 
 
 def _read(path: str) -> str:

@@ -7,7 +7,7 @@ import threading
 
 from skerry_node.image.unpacking import Unpacked
 
-_QUEUE_LENGTH = 6
+_QUEUE_LENGTH = 16
 
 
 class Ahead:

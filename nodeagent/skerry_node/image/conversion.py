@@ -49,7 +49,7 @@ def convert(store: Store, promise: Promise, blob: Source) -> Layer:
 
 
 async def start(store: Store, promise: Promise) -> Conversion:
-    """A conversion that is fed as bytes arrive. End it with `finish` or `abort`. Raises ConversionFailed, OSError."""
+    """A conversion that is fed as bytes arrive. End it with `end` and `land`, or with `abort`. Raises ConversionFailed, OSError."""
     target = await asyncio.to_thread(_Target, store, promise)
     try:
         worker = await asyncio.to_thread(store.nursery.spawn, promise, target.fd)
@@ -73,7 +73,7 @@ class Conversion:
         self._loop.add_reader(worker.result_fd, self._on_result)
 
     async def feed(self, chunk: bytes | memoryview) -> None:
-        """Take *chunk*, when there is room. Raises what `finish` raises as soon as the converter has found the layer wanting."""
+        """Take *chunk*, when there is room. Raises what `end` raises as soon as the converter has found the layer wanting."""
         view = memoryview(chunk)
         while view:
             try:
@@ -84,17 +84,20 @@ class Conversion:
                 await self._read_result()
                 raise ConversionFailed(f"layer {self._target.promise.digest}: its converter took no more than a part of it") from None
 
-    async def finish(self) -> Layer:
-        """All is fed: the sealed layer, in the store. Raises DamagedContent, InvalidLayer, ConversionFailed, OSError; nothing is left behind then."""
+    async def end(self) -> Sealed:
+        """All is fed: wait for the converter. Raises DamagedContent, InvalidLayer, ConversionFailed, OSError."""
+        self._worker.close_input()
+        return await self._read_result()
+
+    async def land(self, sealed: Sealed) -> Layer:
+        """Wait for the disk: the layer is in the store then. Raises ConversionFailed, OSError; nothing is left behind then."""
         try:
-            self._worker.close_input()
-            sealed = await self._read_result()
             return await asyncio.to_thread(self._target.land, sealed)
         finally:
             self._close()
 
     async def abort(self) -> None:
-        """Give it up; nothing is left behind. Repeatable, also after `finish`."""
+        """Give it up; nothing is left behind. Repeatable, also after `land`."""
         self._close()
 
     def _on_result(self) -> None:

@@ -6,6 +6,7 @@ symlinks inline behind their inode; xattrs inline, or shared by number. The outp
 
 from __future__ import annotations
 
+import operator
 import stat
 import struct
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,7 @@ _FILE_TYPES = {
 }
 _MAX_INLINE_BYTES = BLOCK // 2
 """A longer symlink target gets a block of its own: behind an inode with xattrs it might fit into no block."""
-_WRITE_BYTES = 1 << 20
+_WRITE_BYTES = 256 << 10
 _MAX_BLOCKS, _MASK = (1 << 32) - 1, (1 << 64) - 1
 
 
@@ -43,10 +44,10 @@ class Writer:
     def __init__(self, sink: sealing.Sink) -> None:
         self._sink = sink
         self._next_block = 1  # block 0 holds the superblock
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._part_bytes = 0
 
-    def append(self, pieces: Iterable[bytes | int]) -> int:
+    def append(self, pieces: Iterable[bytes | memoryview | int]) -> int:
         """Append one file's content, a number being a hole of so many bytes; returns its first block."""
         first, length = self._next_block, 0
         for piece in pieces:
@@ -84,7 +85,7 @@ class Writer:
         self._flush()
         return self._sink.finish((bytes(_SUPERBLOCK_OFFSET) + superblock).ljust(BLOCK, b"\0"))
 
-    def _put(self, piece: bytes) -> None:
+    def _put(self, piece: bytes | memoryview) -> None:
         self._parts.append(piece)
         self._part_bytes += len(piece)
         if self._part_bytes >= _WRITE_BYTES:
@@ -92,7 +93,7 @@ class Writer:
 
     def _flush(self) -> None:
         if self._parts:
-            self._sink.write(b"".join(self._parts))
+            self._sink.write(self._parts)
             self._parts, self._part_bytes = [], 0
 
     def _write_inodes(self, nodes: list[Node], bodies: dict[int, bytes], length: int) -> None:
@@ -174,7 +175,7 @@ def _render_inode(node: Node, xattrs: bytes) -> bytes:
 def _render_directory(entries: list[tuple[bytes, Node]]) -> bytes:
     """Give blocks of entries in byte order, names behind them; all but the last are padded to a whole block."""
     out, block, used = bytearray(), list[tuple[bytes, Node]](), 0
-    for name, node in sorted(entries, key=lambda entry: entry[0]):
+    for name, node in sorted(entries, key=operator.itemgetter(0)):
         need = _DIRENT.size + len(name)
         if used + need > BLOCK:
             out += _render_block(block).ljust(BLOCK, b"\0")
@@ -188,7 +189,7 @@ def _render_block(entries: list[tuple[bytes, Node]]) -> bytes:
     offset = _DIRENT.size * len(entries)
     heads, names = bytearray(), bytearray()
     for name, node in entries:
-        heads += _DIRENT.pack(node.slot, offset + len(names), _FILE_TYPES[stat.S_IFMT(node.mode)], 0)
+        heads += _DIRENT.pack(node.slot, offset + len(names), _FILE_TYPES[node.mode & 0o170000], 0)
         names += name
     return bytes(heads + names)
 

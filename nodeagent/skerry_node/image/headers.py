@@ -51,7 +51,27 @@ def pax_number(pax: dict[bytes, bytes], key: bytes, default: int) -> int:
     return int(text)
 
 
-def checked_owner(value: int) -> int:
+def parse_ownership(numbers: bytes, mtime: bytes, pax: dict[bytes, bytes]) -> tuple[int, int, int, int]:
+    """Permission bits, owner, group, and the time in nanoseconds, of a header's fields *numbers* (all three) and *mtime*, with what pax says."""
+    if not pax:
+        return *_parse_numbers(numbers), _parse_mtime(mtime)
+    uid, gid = pax_number(pax, b"uid", parse_number(numbers[8:16])), pax_number(pax, b"gid", parse_number(numbers[16:]))
+    time_ns = parse_time(pax.get(b"mtime"), parse_signed(mtime))
+    return parse_number(numbers[:8]) & 0o7777, _checked_owner(uid), _checked_owner(gid), time_ns
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_numbers(numbers: bytes) -> tuple[int, int, int]:
+    owner, group = parse_number(numbers[8:16]), parse_number(numbers[16:])
+    return parse_number(numbers[:8]) & 0o7777, _checked_owner(owner), _checked_owner(group)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_mtime(mtime: bytes) -> int:
+    return parse_time(None, parse_signed(mtime))
+
+
+def _checked_owner(value: int) -> int:
     """Give *value* if it is a 32-bit id; all ones means none (chown(2))."""
     if value > 0xFFFFFFFE:
         raise InvalidLayer(f"owner {value} is no 32-bit id")

@@ -33,6 +33,8 @@ CONVERSIONS = max(2, min(4, os.cpu_count() or 2))
 """Layers at a time of one pull: each keeps a core busy. Every pull has its own, so that a slow registry does not hold up another's images."""
 MAX_CONVERSIONS = 16
 """Layers at a time over all pulls: each has a process."""
+_MAX_LANDINGS = 3
+"""Layers that wait for the disk at a time: each holds a thread. They hold up no conversion."""
 
 
 class Puller:
@@ -45,6 +47,7 @@ class Puller:
         self._layers: Flights[Layer] = Flights()
         self._meters: dict[object, Meter] = {}
         self._slots = asyncio.Semaphore(MAX_CONVERSIONS)
+        self._landings = asyncio.Semaphore(_MAX_LANDINGS)
         self.on_end: Callable[[str, float, int], None] = lambda *_: None
         """Hears of each pull: `done` or the reason of its failure, seconds, bytes moved."""
 
@@ -170,46 +173,48 @@ class Puller:
             return found
 
         async def work() -> Layer:
-            async with own_slots, self._slots:
-                return await self._convert(repository, descriptor, diff_id, meter)
+            return await self._convert(repository, descriptor, diff_id, meter, own_slots)
 
         result = await self._layers.join((diff_id, descriptor), work)
         meter.done(descriptor.digest)
         return result
 
-    async def _convert(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter) -> Layer:
+    async def _convert(self, repository: Repository, descriptor: Descriptor, diff_id: str, meter: Meter, own_slots: asyncio.Semaphore) -> Layer:
         """Fetch and convert, from other hosts again when those who sent it lied."""
         promise = conversion.Promise(digest=descriptor.digest, size_bytes=descriptor.size_bytes, diff_id=diff_id, media_type=descriptor.media_type)
         liars: frozenset[str] = frozenset()
         while True:
             transfer = Transfer(repository, descriptor, skipped=liars)
             try:
-                return await self._stream(transfer, promise, meter)
+                return await self._stream(transfer, promise, meter, own_slots)
             except DamagedContent as error:
                 liars |= frozenset(transfer.hosts)
                 if not any(site.endpoint.host not in liars for site in repository.sites):
                     raise RegistryLied(f"{', '.join(sorted(liars))}: {error}") from error
                 meter.restarted(descriptor.digest)
 
-    async def _stream(self, transfer: Transfer, promise: conversion.Promise, meter: Meter) -> Layer:
-        with contextlib.ExitStack() as stack:
+    async def _stream(self, transfer: Transfer, promise: conversion.Promise, meter: Meter, own_slots: asyncio.Semaphore) -> Layer:
+        async with contextlib.AsyncExitStack() as stack:
+            busy = await stack.enter_async_context(contextlib.AsyncExitStack())
+            await busy.enter_async_context(own_slots)
+            await busy.enter_async_context(self._slots)
             kept = None
             if self._store.keeps_blobs(is_local=False):
                 kept = stack.enter_context(self._store.blobs.add(promise.digest, promise.size_bytes))
             converting = await conversion.start(self._store, promise)
-            try:
-                async with aclosing(transfer.pieces()) as pieces:
-                    async for piece in pieces:
-                        meter.received(promise.digest, len(piece))
-                        if kept is not None:
-                            kept.write(piece)
-                        await converting.feed(piece)
-                layer = await converting.finish()
-            except BaseException:
-                await converting.abort()
-                raise
-            if kept is not None:
-                await asyncio.to_thread(kept.commit)
+            stack.push_async_callback(converting.abort)
+            async with aclosing(transfer.pieces()) as pieces:
+                async for piece in pieces:
+                    meter.received(promise.digest, len(piece))
+                    if kept is not None:
+                        kept.write(piece)
+                    await converting.feed(piece)
+            sealed = await converting.end()
+            await busy.aclose()  # what is left is the disk's: the next layer may begin
+            async with self._landings:
+                layer = await converting.land(sealed)
+                if kept is not None:
+                    await asyncio.to_thread(kept.commit)
             return layer
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from blake3 import blake3
 
 BLOCK = 4096
 _PIECE_BYTES = 1 << 20
-_QUEUE_LENGTH = 6
+_QUEUE_LENGTH = 8
 _WRITEBACK_BYTES = 16 << 20
 _ZEROS = bytes(_PIECE_BYTES)
 
@@ -33,8 +33,8 @@ class Sealed:
 class Sink(Protocol):
     """Takes everything behind the first block in order, then the first block."""
 
-    def write(self, content: bytes) -> None:
-        """Append *content*."""
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Append all of *parts*."""
         ...
 
     def skip(self, length: int) -> None:
@@ -51,52 +51,83 @@ class FileSink:
 
     def __init__(self, fd: int, *, start_writeback: Callable[[int, int, int], None] | None = None) -> None:
         self._fd = fd
+        self._buffer = memoryview(bytearray(_PIECE_BYTES))
+        self._used = 0
         self._offset = self._started = BLOCK
         self._hash = blake3()
         self._start_writeback = start_writeback
 
-    def write(self, content: bytes) -> None:
-        """Append *content*. Raises OSError."""
-        view, offset = memoryview(content), self._offset
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Append all of *parts*. Raises OSError."""
+        buffer, used = self._buffer, self._used
+        for part in parts:
+            end = used + len(part)
+            if end > _PIECE_BYTES:
+                self._used = used
+                self._fill(memoryview(part))
+                used = self._used
+                continue
+            buffer[used:end] = part
+            used = end
+        self._used = used
+
+    def skip(self, length: int) -> None:
+        """Append a hole, or zeros where it is no whole block."""
+        before = min(length, -self._used % BLOCK)
+        self.write([_ZEROS[:before]])
+        hole = (length - before) // BLOCK * BLOCK
+        if hole:
+            self._flush()
+            self._offset += hole
+            for start in range(0, hole, _PIECE_BYTES):
+                self._hash.update(_ZEROS[: min(hole - start, _PIECE_BYTES)])
+        self.write([_ZEROS[: length - before - hole]])
+
+    def finish(self, head: bytes) -> Sealed:
+        """Write what is left and the first block, fix the length. All that came must be whole blocks together."""
+        assert len(head) == BLOCK
+        assert self._used % BLOCK == 0
+        self._flush()
+        os.ftruncate(self._fd, self._offset)
+        self._buffer[:BLOCK] = head
+        os.pwrite(self._fd, self._buffer[:BLOCK], 0)
+        self._hash.update(head)
+        return Sealed(size_bytes=self._offset, seal=f"blake3:{self._hash.hexdigest()}")
+
+    def _fill(self, view: memoryview) -> None:
+        while view:
+            count = min(len(view), _PIECE_BYTES - self._used)
+            self._buffer[self._used : self._used + count] = view[:count]
+            self._used, view = self._used + count, view[count:]
+            if self._used == _PIECE_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        view, offset = self._buffer[: self._used], self._offset
+        self._hash.update(view)
         while view:
             written = os.pwrite(self._fd, view, offset)
             view, offset = view[written:], offset + written
-        self._offset = offset
-        self._hash.update(content)
+        self._offset, self._used = offset, 0
         if self._start_writeback is not None and offset - self._started >= _WRITEBACK_BYTES:
             self._start_writeback(self._fd, self._started, offset - self._started)
             self._started = offset
 
-    def skip(self, length: int) -> None:
-        """Append a hole."""
-        self._offset += length
-        while length:
-            self._hash.update(_ZEROS[:length] if length < _PIECE_BYTES else _ZEROS)
-            length -= min(length, _PIECE_BYTES)
-
-    def finish(self, head: bytes) -> Sealed:
-        """Write the first block, fix the length."""
-        assert len(head) == BLOCK
-        os.ftruncate(self._fd, self._offset)
-        os.pwrite(self._fd, head, 0)
-        self._hash.update(head)
-        return Sealed(size_bytes=self._offset, seal=f"blake3:{self._hash.hexdigest()}")
-
 
 class ThreadSink:
-    """A sink that works in a thread of its own, a bounded number of pieces behind. `close` in any case."""
+    """A sink that works in a thread of its own, a bounded number of writes behind. `close` in any case."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._queue: queue.Queue[bytes | int | None] = queue.Queue(_QUEUE_LENGTH)
+        self._queue: queue.Queue[Sequence[bytes | memoryview] | int | None] = queue.Queue(_QUEUE_LENGTH)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="write", daemon=True)
         self._thread.start()
 
-    def write(self, content: bytes) -> None:
-        """Append *content*, soon. Raises what an earlier piece met."""
+    def write(self, parts: Sequence[bytes | memoryview]) -> None:
+        """Append all of *parts*, soon. Raises what an earlier write met."""
         self._check()
-        self._queue.put(content)
+        self._queue.put(parts)
 
     def skip(self, length: int) -> None:
         """Append a hole, soon."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -25,9 +26,11 @@ MAX_HOLE_BYTES = 8 << 30
 MAX_EXTENTS = 1_000_000
 MAX_PATH_BYTES = 4096
 MAX_EXTENSION_BYTES = 1 << 20
-_HEADER = struct.Struct("100s8s8s8s12s12s8sc100s8s64x8s8s155s12x")
-"""name, mode, uid, gid, size, mtime, checksum, type, linkname, magic and version, device major and minor, prefix."""
+_HEADER = struct.Struct("100s24s12s12s8xc100s8s64x8s8s155s12x")
+"""name; mode, uid and gid in one; size, mtime, type, linkname, magic and version, device major and minor, prefix. The checksum is left out."""
 _PIECE_BYTES = 1 << 20
+_SMALL_BYTES = 16 << 10
+"""Most files: read in one go, which saves the machinery of pieces."""
 _REGULAR, _HARDLINK, _SYMLINK, _CHARACTER, _BLOCK, _DIRECTORY, _FIFO = b"0", b"1", b"2", b"3", b"4", b"5", b"6"
 _REGULARS, _LINKS, _DEVICES = frozenset({b"0", b"\0", b"7", b"S"}), frozenset({_HARDLINK, _SYMLINK}), frozenset({_CHARACTER, _BLOCK})
 _EXTENSIONS = frozenset({b"x", b"g", b"L", b"K", b"X", b"N", b"V", b"M"})
@@ -81,7 +84,7 @@ class Reader:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._read_some: Callable[[int], bytes] = getattr(stream, "read_some", stream.read)
+        self._read_some: Callable[[int], bytes | memoryview] = getattr(stream, "read_some", stream.read)
         self._left = 0
         self._padding = 0
         self._entries = 0
@@ -103,21 +106,30 @@ class Reader:
             if self._left or self._padding:
                 self._skip_content()
 
-    def read_content(self) -> Iterator[bytes | int]:
+    def read_content(self) -> Iterable[bytes | memoryview | int]:
         """Give the current member's content in pieces; a number is a hole of so many bytes."""
-        if self._sparse is None:
-            yield from self._read(self._left)
-            return
+        if self._sparse is not None:
+            return self._read_sparse(self._sparse)
+        return (self._read_small(),) if self._left <= _SMALL_BYTES else self._read(self._left)
+
+    def _read_small(self) -> bytes:
+        length, self._left = self._left, 0
+        content = self._stream.read(length)
+        if len(content) < length:
+            raise InvalidLayer("the tar ends inside a file")
+        return content
+
+    def _read_sparse(self, content: sparse.Map) -> Iterator[bytes | memoryview | int]:
         position = 0
-        for offset, length in self._sparse.extents:
+        for offset, length in content.extents:
             if offset > position:
                 yield offset - position
             yield from self._read(length)
             position = offset + length
-        if self._sparse.size_bytes > position:
-            yield self._sparse.size_bytes - position
+        if content.size_bytes > position:
+            yield content.size_bytes - position
 
-    def _read(self, length: int) -> Iterator[bytes]:
+    def _read(self, length: int) -> Iterator[bytes | memoryview]:
         while length:
             piece = self._read_some(min(length, _PIECE_BYTES))
             if not piece:
@@ -138,28 +150,28 @@ class Reader:
         if self._entries > MAX_ENTRIES:
             raise InvalidLayer(f"the layer has more than {MAX_ENTRIES} entries")
         checksum = header[148:156]
-        if headers.parse_number(checksum) != sum(header) - sum(checksum) + 8 * 0x20:
+        if headers.parse_number(checksum) != _sum(header) - sum(checksum) + 8 * 0x20:
             raise InvalidLayer("a tar header has a wrong checksum")
         return header
 
     def _entry(self, header: bytes, extensions: _Extensions) -> Entry:
-        name, mode, uid, gid, _, mtime, _, kind, link, magic, major, minor, prefix = _HEADER.unpack(header)
-        pax = extensions.pax
+        name, numbers, size, mtime, kind, link, magic, major, minor, prefix = _HEADER.unpack(header)
         path = _path(name, prefix, magic, extensions)
         if kind == b"\0" and path.endswith(b"/"):
             kind = _DIRECTORY  # before POSIX, the slash said it
         if kind in _REGULARS:
-            return self._regular(header, extensions, path)
+            return self._regular(header, (path, kind, numbers, size, mtime), extensions.pax)
         if kind not in _KINDS and kind != _HARDLINK:
             raise InvalidLayer(f"a tar member of unknown type {kind!r}")
         self._left, self._padding, self._sparse = 0, 0, None
-        type_bits = 0 if kind == _HARDLINK else _KINDS[kind]
+        pax = extensions.pax
+        mode, uid, gid, mtime_ns = headers.parse_ownership(numbers, mtime, pax)
         return Entry(
             path,
-            type_bits | (headers.parse_number(mode) & 0o7777),
-            headers.checked_owner(headers.pax_number(pax, b"uid", headers.parse_number(uid))),
-            headers.checked_owner(headers.pax_number(pax, b"gid", headers.parse_number(gid))),
-            headers.parse_time(pax.get(b"mtime"), headers.parse_signed(mtime)),
+            mode if kind == _HARDLINK else mode | _KINDS[kind],
+            uid,
+            gid,
+            mtime_ns,
             0,
             _target(link, extensions, kind) if kind in _LINKS else b"",
             headers.parse_device(major, minor) if kind in _DEVICES else (0, 0),
@@ -167,9 +179,8 @@ class Reader:
             kind == _HARDLINK,
         )
 
-    def _regular(self, header: bytes, extensions: _Extensions, path: bytes) -> Entry:
-        _, mode, uid, gid, size, mtime, _, kind, *_ = _HEADER.unpack(header)
-        pax = extensions.pax
+    def _regular(self, header: bytes, fields: tuple[bytes, bytes, bytes, bytes, bytes], pax: dict[bytes, bytes]) -> Entry:
+        path, kind, numbers, size, mtime = fields
         stored = headers.pax_number(pax, b"size", headers.parse_number(size))
         self._left, self._padding = stored, -stored % BLOCK
         self._sparse = self._read_sparse_map(header, pax, is_old=kind == b"S") if pax or kind == b"S" else None
@@ -181,16 +192,9 @@ class Reader:
         self._hole_bytes += max(total - stored, 0)
         if self._total_bytes > MAX_TOTAL_BYTES or self._hole_bytes > MAX_HOLE_BYTES:
             raise InvalidLayer(f"the layer's files have more than {MAX_TOTAL_BYTES} bytes, or more than {MAX_HOLE_BYTES} in holes")
-        return Entry(
-            path,
-            stat.S_IFREG | (headers.parse_number(mode) & 0o7777),
-            headers.checked_owner(headers.pax_number(pax, b"uid", headers.parse_number(uid))),
-            headers.checked_owner(headers.pax_number(pax, b"gid", headers.parse_number(gid))),
-            headers.parse_time(pax.get(b"mtime"), headers.parse_signed(mtime)),
-            total,
-            xattrs=headers.parse_xattrs(pax) if pax else (),
-            is_sparse=self._sparse is not None,
-        )
+        mode, uid, gid, mtime_ns = headers.parse_ownership(numbers, mtime, pax)
+        xattrs = headers.parse_xattrs(pax) if pax else ()
+        return Entry(path, stat.S_IFREG | mode, uid, gid, mtime_ns, total, b"", (0, 0), xattrs, False, self._sparse is not None)  # noqa: FBT003 - by place: twice as fast
 
     def _read_sparse_map(self, header: bytes, pax: dict[bytes, bytes], *, is_old: bool) -> sparse.Map | None:
         if is_old:
@@ -233,8 +237,9 @@ class Reader:
             extensions.target = body.rstrip(b"\0")
 
     def _skip_content(self) -> None:
-        for _ in self._read(self._left):
-            pass
+        if self._left:
+            for _ in self._read(self._left):
+                pass
         if self._padding:
             self._stream.read(self._padding)
             self._padding = 0
@@ -246,6 +251,11 @@ class Reader:
         if len(block) < BLOCK:
             raise InvalidLayer("the tar ends inside a header")
         return block
+
+
+def _sum(header: bytes) -> int:
+    """Sum of the bytes: Adler-32's lower half is one more (RFC 1950), modulo 65,521, which 256 bytes do not reach."""
+    return (zlib.adler32(header[:256]) & 0xFFFF) + (zlib.adler32(header[256:]) & 0xFFFF) - 2
 
 
 def _path(name: bytes, prefix: bytes, magic: bytes, extensions: _Extensions) -> bytes:

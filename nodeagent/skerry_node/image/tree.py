@@ -98,7 +98,7 @@ class Index:
             return None
         if kind in _DEVICES and entry.device == (0, 0):
             return None  # it would be a whiteout, which only a name can make
-        node = Node(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.size, 0, entry.target, entry.device, entry.xattrs)
+        node = Node(entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.size, 0, entry.target, entry.device, entry.xattrs, _NO_CHILDREN)
         parent.children[name] = node
         return node if kind == stat.S_IFREG and entry.size else None
 

@@ -27,6 +27,8 @@ MAX_RESULT_BYTES = 16 << 10
 _PIPE_BYTES = 1 << 20
 """Linux lets anybody have so much in a pipe (fs.pipe-max-size)."""
 _F_SETPIPE_SZ = 1031
+_ALLOCATOR = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
+"""Pieces come and go by the thousand: their memory is used again, in place of being given back and faulted in anew (mallopt(3))."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class Nursery:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._is_closed = False
 
     def spawn(self, promise: layer.Promise, output_fd: int) -> Worker:
         """A converter that writes into the empty file at *output_fd*. Blocks for some milliseconds. Raises ConversionFailed, OSError."""
@@ -85,11 +88,14 @@ class Nursery:
     def close(self) -> None:
         """End the process; converters end with it."""
         with self._lock:
+            self._is_closed = True
             self._stop()
 
     def _ask(self, promise: layer.Promise, fds: list[int]) -> int:
         request = json.dumps(dataclasses.asdict(promise)).encode()
         with self._lock:
+            if self._is_closed:
+                raise ConversionFailed("the store is closed")
             for attempt in range(2):
                 control = self._control or self._start()
                 try:
@@ -112,7 +118,7 @@ class Nursery:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), root],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
-                env={"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1", "PATH": "/usr/bin:/bin"},
+                env={"LC_ALL": "C.UTF-8", **_ALLOCATOR, "PATH": "/usr/bin:/bin"},
             )  # fmt: skip
         self._control = ours
         return ours

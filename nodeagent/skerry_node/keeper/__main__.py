@@ -53,6 +53,7 @@ def _open_room(settings: Settings) -> spawn.Room:
         logs_fd=_open(settings.logs_dir),
         layers=rootfs.Layers(_open(settings.layers_dir)),
         cgroup_fds=tuple(_open(path) for path in settings.cgroup_dirs),
+        io_fds=tuple(_open(path) for path in settings.io_dirs),
         rtnl=link.Rtnl(),
         seccomp_program=seccomp.build_filter(os.uname().machine),
         bounds=logs.Bounds(segment_bytes=settings.log_segment_bytes, segments=settings.log_segments),

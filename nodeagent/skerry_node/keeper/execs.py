@@ -89,7 +89,7 @@ class Execs:
             pid = self._fork_into(target)
             if pid == 0:
                 way = joining.Way(
-                    target_fd=target, cgroup_fds=self._room.cgroup_fds, streams=tuple(given), status=theirs,
+                    target_fd=target, cgroup_fds=self._room.cgroup_fds, io_fds=self._room.io_fds, streams=tuple(given), status=theirs,
                     seccomp_program=self._room.seccomp_program,
                 )  # fmt: skip
                 joining.main(entry, way)

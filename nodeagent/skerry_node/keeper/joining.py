@@ -29,6 +29,7 @@ class Way:
 
     target_fd: int
     cgroup_fds: tuple[int, ...]
+    io_fds: tuple[int, ...]
     streams: tuple[int, ...]
     """Ends of pipes for standard input (-1: none), output and error; empty with a terminal."""
     status: socket.socket
@@ -54,8 +55,13 @@ def _join(entry: wire.Entry, way: Way) -> None:
     """Everything that must hold before anything of the sandbox can see us; then one step into all of it."""
     confine.set_dumpable(False)
     os.setsid()
-    for parent_fd in way.cgroup_fds:
-        fd = os.open(f"{entry.uid}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=parent_fd)
+    for parent_fd in (*way.cgroup_fds, *way.io_fds):
+        try:
+            fd = os.open(f"{entry.uid}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=parent_fd)
+        except FileNotFoundError:
+            if parent_fd in way.io_fds:
+                continue  # a limit that comes now finds this process by its pids group, where it is already
+            raise
         os.write(fd, b"0")
         os.close(fd)
     null = _above(os.open("/dev/null", os.O_RDWR))

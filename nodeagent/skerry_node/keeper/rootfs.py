@@ -91,9 +91,10 @@ def _mount_erofs(source: bytes) -> int:
         os.close(context)
 
 
-def mount_overlay(layer_fds: list[int], *, writable: str, userns_fd: int, read_only: bool) -> int:
-    """A root filesystem as a detached mount fd: the writable layer of that name over *layer_fds* (lowest first).
+def mount_overlay(layer_fds: list[int], *, writable: str | int, userns_fd: int, read_only: bool) -> int:
+    """A root filesystem as a detached mount fd: the writable layer over *layer_fds* (lowest first).
 
+    *writable* is the layer's name, or a detached mount of its own, which stays the caller's.
     Layers hold the image's ids, and *userns_fd* maps them to the sandbox's range. The writable layer holds host ids: overlay
     makes its work directory as host root, whom no map of ours has, and would turn read-only on an idmapped one. The overlay is
     `volatile`: its work directory is renewed by the caller before a second mount. Raises OSError.
@@ -102,10 +103,7 @@ def mount_overlay(layer_fds: list[int], *, writable: str, userns_fd: int, read_o
     try:
         for fd in reversed(layer_fds):
             clones.append(_clone(fd, b"", _READ_ONLY, userns_fd))
-        scratch = os.open(tree.SCRATCH, os.O_PATH | os.O_CLOEXEC)
-        clones.append(scratch)
-        upper = syscalls.open_tree(scratch, writable.encode())
-        clones.append(upper)
+        upper = writable if isinstance(writable, int) else _open_writable(writable, clones)
         lowers, attributes = clones[: len(layer_fds)], syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
         if read_only:
             attributes |= syscalls.MOUNT_ATTR_RDONLY
@@ -118,6 +116,14 @@ def mount_overlay(layer_fds: list[int], *, writable: str, userns_fd: int, read_o
     finally:
         for fd in clones:
             os.close(fd)
+
+
+def _open_writable(name: str, opened: list[int]) -> int:
+    scratch = os.open(tree.SCRATCH, os.O_PATH | os.O_CLOEXEC)
+    opened.append(scratch)
+    found = syscalls.open_tree(scratch, name.encode())
+    opened.append(found)
+    return found
 
 
 def _clone(fd: int, path: bytes, attributes: int, userns_fd: int) -> int:

@@ -17,6 +17,7 @@ class Settings:
     scratch_dir: str
     build_dir: str
     cgroup_dirs: tuple[str, ...]
+    io_dirs: tuple[str, ...]
     log_segment_bytes: int
     log_segments: int
     runtime: str = ""
@@ -33,4 +34,4 @@ def render(settings: Settings) -> str:
 def parse(text: str) -> Settings:
     """What `render` wrote."""
     raw = json.loads(text)
-    return Settings(**{**raw, "cgroup_dirs": tuple(raw["cgroup_dirs"])})
+    return Settings(**{**raw, "cgroup_dirs": tuple(raw["cgroup_dirs"]), "io_dirs": tuple(raw["io_dirs"])})

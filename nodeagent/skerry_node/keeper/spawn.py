@@ -49,6 +49,8 @@ class Room:
     logs_fd: int
     layers: rootfs.Layers
     cgroup_fds: tuple[int, ...]
+    io_fds: tuple[int, ...]
+    """Parents of control groups that only some sandboxes have: those of version 1 whose devices are limited."""
     rtnl: link.Rtnl
     seccomp_program: bytes
     bounds: logs.Bounds
@@ -116,7 +118,9 @@ def launch(room: Room, parked: Parked, order: wire.Launch, raw: wire.Message, *,
         if order.dressed:
             _check_dress(parked, order)
         else:
-            opened.append(_mount_root(room, parked, order.layers, writable=order.uid, read_only=order.read_only))
+            place = volume_fds[0] if order.has_disk else order.uid
+            opened.append(_mount_root(room, parked, order.layers, writable=place, read_only=order.read_only))
+        volume_fds = volume_fds[1:] if order.has_disk else volume_fds
         _map_volumes(parked, order, volume_fds)
         root_fds = tuple(opened)
         directory = os.open(order.uid, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=room.runtime_fd)
@@ -158,7 +162,7 @@ def _make_status_channel(*, has_terminal: bool) -> tuple[int, int]:
     return reading, writing
 
 
-def _mount_root(room: Room, parked: Parked, layers: tuple[str, ...], *, writable: str, read_only: bool = False) -> int:
+def _mount_root(room: Room, parked: Parked, layers: tuple[str, ...], *, writable: str | int, read_only: bool = False) -> int:
     layer_fds = [room.layers.ensure(name) for name in layers]
     return rootfs.mount_overlay(layer_fds, writable=writable, userns_fd=parked.userns_fd, read_only=read_only)
 
@@ -202,8 +206,13 @@ def _give_link(room: Room, proc_fd: int, wanted: wire.Link) -> None:
 
 
 def _join_cgroups(room: Room, uid: str, pid: int) -> None:
-    for parent_fd in room.cgroup_fds:
-        fd = os.open(f"{uid}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=parent_fd)
+    for parent_fd in (*room.cgroup_fds, *room.io_fds):
+        try:
+            fd = os.open(f"{uid}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=parent_fd)
+        except FileNotFoundError:
+            if parent_fd in room.io_fds:
+                continue  # its devices are not limited
+            raise
         try:
             os.write(fd, b"%d" % pid)
         finally:

@@ -65,6 +65,7 @@ class Launch:
     child inside the root. `capabilities` is a bit mask. `attempt` counts the starts of this uid from 0. `dressed` tells that the shell's
     own root is to be used: its writable layer has become this sandbox's. Each of `volumes` is an fd that comes with the request.
     With `has_terminal` input and both outputs are a terminal of the sandbox's own; with `has_input` alone, input is a pipe that is held open.
+    With `has_disk` one more fd comes before those of `volumes`: the mount that holds the writable layer.
     """
 
     uid: str
@@ -87,6 +88,7 @@ class Launch:
     """The first process is ours, and starts the program."""
     has_terminal: bool = False
     has_input: bool = False
+    has_disk: bool = False
 
     @property
     def has_console(self) -> bool:

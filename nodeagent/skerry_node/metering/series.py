@@ -30,6 +30,8 @@ class Sample:
     phase: str
     counted: Counters | None = None
     traffic: Traffic | None = None
+    denied: int | None = None
+    """Packets that its policy or its pins refused."""
     disk_bytes: int | None = None
 
 
@@ -100,10 +102,14 @@ PLAIN: tuple[tuple[Metric, Read], ...] = (
     (_metric("network_sent_bytes_total", COUNTER, "Bytes that it sent.", condition=_BRIDGE), _of_traffic("sent_bytes")),
     (_metric("network_sent_packets_total", COUNTER, "Packets that it sent.", condition=_BRIDGE), _of_traffic("sent_packets")),
     (_metric("network_sent_dropped_total", COUNTER, "Packets from it that were dropped.", condition=_BRIDGE), _of_traffic("sent_dropped")),
+    (_metric("network_denied_total", COUNTER, "Packets from it that its policy refused.", condition=_BRIDGE), lambda sample: sample.denied),
     (
         _metric("disk_used_bytes", GAUGE, "What its writable layer takes, looked at each half minute; of many files the first 20,000."),
         lambda sample: sample.disk_bytes,
     ),
+    (_metric("disk_limit_bytes", GAUGE, "Its limit of bytes on disk.", condition=_LIMIT), _limit("disk_bytes", 1)),
+    (_metric("io_read_limit_bytes", GAUGE, "Its limit of bytes read a second.", condition=_LIMIT), _limit("read_bytes_per_second", 1)),
+    (_metric("io_write_limit_bytes", GAUGE, "Its limit of bytes written a second.", condition=_LIMIT), _limit("write_bytes_per_second", 1)),
 )  # fmt: skip
 
 
@@ -134,20 +140,37 @@ LABELLED: tuple[tuple[Metric, _Many], ...] = (
     ),
 )  # fmt: skip
 CATALOGUE = (*(metric for metric, _ in LABELLED), *(metric for metric, _ in PLAIN))
+_HEADS = tuple(f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}" for metric in CATALOGUE)
+_Row = tuple[str, ...]
 
 
-def render(samples: Iterable[Sample]) -> str:
-    """The text of *samples*, exposition format 0.0.4. A sandbox that is not among them has no series."""
-    known = [(sample, _labels(sample)) for sample in samples]
-    lines: list[str] = []
-    for metric, read_many in LABELLED:
-        lines.append(_head(metric))
-        lines += [f"{metric.name}{{{labels}{more}}} {value}" for sample, labels in known for more, value in read_many(sample)]
-    for metric, read in PLAIN:
-        name = metric.name
-        lines.append(_head(metric))
-        lines += [f"{name}{{{labels}}} {value}" for sample, labels in known if (value := read(sample)) is not None]
-    return "\n".join(lines) + "\n"
+class Text:
+    """The text of samples, exposition format 0.0.4; it keeps the lines of each sandbox until something of it changes. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[Sample, _Row]] = {}
+
+    def render(self, samples: Iterable[Sample]) -> str:
+        """The text of *samples*. A sandbox that is not among them has no series, and is forgotten."""
+        before, self._known = self._known, {}
+        for sample in samples:
+            uid = sample.sandbox.metadata.uid
+            found = before.get(uid)
+            self._known[uid] = found if found is not None and found[0] == sample else (sample, _render_row(sample))
+        lines: list[str] = []
+        columns = zip(*(row for _, row in self._known.values()), strict=True) if self._known else [()] * len(CATALOGUE)
+        for head, column in zip(_HEADS, columns, strict=True):
+            lines.append(head)
+            lines.extend(filter(None, column))
+        return "\n".join(lines) + "\n"
+
+
+def _render_row(sample: Sample) -> _Row:
+    """The lines of one sandbox for each metric of CATALOGUE; an empty text where there is none."""
+    labels = _labels(sample)
+    row = ["\n".join(f"{metric.name}{{{labels}{more}}} {value}" for more, value in read_many(sample)) for metric, read_many in LABELLED]
+    row += [f"{metric.name}{{{labels}}} {value}" if (value := read(sample)) is not None else "" for metric, read in PLAIN]
+    return tuple(row)
 
 
 def escape(text: str) -> str:
@@ -158,7 +181,3 @@ def escape(text: str) -> str:
 def _labels(sample: Sample) -> str:
     metadata = sample.sandbox.metadata
     return f'namespace="{escape(metadata.namespace)}",name="{escape(metadata.name)}",node="{escape(sample.node)}"'
-
-
-def _head(metric: Metric) -> str:
-    return f"# HELP {metric.name} {metric.help}\n# TYPE {metric.name} {metric.kind}"

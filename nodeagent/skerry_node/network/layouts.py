@@ -11,6 +11,11 @@ def port_prefix(settings: Settings) -> str:
     return "sk" + settings.bridge.removeprefix("skerry")[:6] + "-"
 
 
+def ifb_name(settings: Settings) -> str:
+    """The name of the link by which goes what sandboxes send that have a limit."""
+    return "ifb" + port_prefix(settings).rstrip("-")
+
+
 def make_layout(settings: Settings) -> ruleset.Layout:
     """The bridge, its ports, its networks and addresses, and what is closed."""
     closed = ranges.make_ranges(sandboxes=[settings.network], cluster=settings.cluster_ranges, forbidden=settings.forbidden_ranges)

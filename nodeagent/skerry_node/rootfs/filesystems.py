@@ -11,7 +11,7 @@ import os
 import stat
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from skerry_node.kernel import loop, syscalls
 
@@ -19,8 +19,10 @@ _LOOP_GET_STATUS64, _LOOP_MAJOR = 0x4C05, 7
 _STATUS = struct.Struct("=QQ")
 """struct loop_info64 opens with the device and the inode of the backing file."""
 _STATUS_BYTES = 232
-_OPTIONS = b"noauto_da_alloc,noinit_itable"
+OPTIONS = b"noauto_da_alloc,noinit_itable"
 """No flush at each rename, and no thread that writes zeros into a sparse file."""
+_FEATURES = "^has_journal,^resize_inode"
+"""Nor blocks set aside for growing: they would be most of what has to be written."""
 _STATE_OFFSET = 1024 + 58
 """s_state of the superblock: 1 is clean, without errors."""
 _FSCK_UNCORRECTED = 4
@@ -30,18 +32,20 @@ class FilesystemFailed(Exception):
     """The filesystem cannot be made or mounted; the message says what to do."""
 
 
-def ensure(image: str, target: str, *, size_bytes: int) -> None:
+def ensure(image: str, target: str, *, size_bytes: int, options: bytes = OPTIONS, is_new: bool = False) -> None:
     """Have the filesystem in file *image*, made with *size_bytes* when it is not there, mounted on directory *target*, private, nosuid, nodev.
+
+    *is_new* promises that no loop device stands on it yet, which saves looking at all of them.
 
     Needs root. Raises FilesystemFailed, OSError.
     """
     if os.path.ismount(target):
         return
     if not os.path.exists(image):
-        _make(image, size_bytes)
-    with _device(image) as device:
+        make(image, size_bytes)
+    with _device(image, is_new=is_new) as device:
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV
-        syscalls.mount(device, target.encode(), b"ext4", flags=flags, data=_OPTIONS)
+        syscalls.mount(device, target.encode(), b"ext4", flags=flags, data=options)
     syscalls.mount(b"none", target.encode(), None, flags=syscalls.MS_PRIVATE)
 
 
@@ -53,13 +57,14 @@ def remove(image: str, target: str) -> None:
         os.unlink(image)
 
 
-def _make(image: str, size_bytes: int) -> None:
+def make(image: str, size_bytes: int, *, more: Sequence[str] = ()) -> None:
+    """The filesystem in a new file *image*, whole or not at all; *more* goes to mkfs.ext4. One at a time. Raises FilesystemFailed, OSError."""
     temporary = image + ".tmp"
     with open(temporary, "wb") as file:
         file.truncate(size_bytes)
-    options = ["-q", "-F", "-m", "0", "-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"]
+    options = ["-q", "-F", "-m", "0", "-O", _FEATURES, "-E", "lazy_itable_init=1,nodiscard"]
     try:
-        subprocess.run(["mkfs.ext4", *options, temporary], check=True, capture_output=True, text=True)
+        subprocess.run(["mkfs.ext4", *options, *more, temporary], check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise FilesystemFailed("mkfs.ext4 is missing; install e2fsprogs") from error
     except subprocess.CalledProcessError as error:
@@ -83,10 +88,10 @@ def _repair(image: str) -> None:
 
 
 @contextlib.contextmanager
-def _device(image: str) -> Iterator[bytes]:
+def _device(image: str, *, is_new: bool) -> Iterator[bytes]:
     """A loop device on *image*: the one that stands on it already, else a new one that goes with its last mount."""
     directory = os.path.dirname(image)
-    number = _find_loop(image)
+    number = None if is_new else _find_loop(image)
     if number is not None:
         with _node(directory, number) as path:
             yield path.encode()

@@ -50,7 +50,7 @@ def ensure_writable(scratch_dir: str, uid: str, *, owner: int) -> None:
     try:
         os.mkdir(f"{base}/work", 0o755)
     except FileExistsError:
-        _discard(scratch_dir, f"{uid}/work")
+        _discard(base, "work")  # within the layer, which may be a disk of its own
         os.mkdir(f"{base}/work", 0o755)
 
 

@@ -48,6 +48,10 @@ class Backend(Protocol):
         """The agent about itself."""
         ...
 
+    async def await_list(self) -> None:
+        """Return once the agent knows its sandboxes: one that it has just been started may not yet. Raises Refused when that takes too long."""
+        ...
+
     def list(self) -> tuple[Sandbox, ...]:
         """Every sandbox of this node, with its status as last reported."""
         ...
@@ -106,7 +110,7 @@ class Backend(Protocol):
         """What is typed to first processes."""
         ...
 
-    def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
+    async def order_exec(self, sandbox: Sandbox, options: ExecOptions) -> wire.Entry:
         """The keeper's order for an exec in *sandbox*. Raises Refused while nothing runs there."""
         ...
 

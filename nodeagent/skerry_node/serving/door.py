@@ -47,6 +47,7 @@ class _Guard:
         line: dict[str, Any] = {"method": request.method, "path": request.path, "source": request.remote or ""}
         try:
             _check_peer(request)
+            await self.backend.await_list()
             sandbox = self._find(request)
             ticket = self.admission.admit(
                 request.headers.get(streaming.TICKET_HEADER, ""), uid=sandbox.metadata.uid, subresource=subresource, query=request.query.items()

@@ -19,6 +19,7 @@ from skerry_node.serving.backend import Backend, Image, Refused
 from skerry_node.standalone import errors as standalone_errors
 
 MAX_REQUEST_BYTES = 1 << 20
+_SANDBOXES = "/v1/sandboxes"
 _WAIT_POLL_SECONDS = 0.02
 """A look at a value in memory; short beside the time in which a sandbox starts."""
 _SETTLE_SECONDS, _SETTLE_POLL_SECONDS = 2.0, 0.001
@@ -34,15 +35,15 @@ def make_application(
     builder: building.Builder | None = None,
 ) -> web.Application:
     """Every route over *backend*, and those over *carrier* and *builder* when there are such."""
-    application = web.Application(middlewares=[errors_as_json], client_max_size=MAX_REQUEST_BYTES)
     routes = _Routes(backend, metrics=metrics)
-    one = "/v1/sandboxes/{namespace}/{name}"
+    application = web.Application(middlewares=[errors_as_json, routes.await_list], client_max_size=MAX_REQUEST_BYTES)
+    one = f"{_SANDBOXES}/{{namespace}}/{{name}}"
     application.add_routes(
         [
             web.get("/v1/version", routes.version),
             web.get("/v1/info", routes.info),
-            web.get("/v1/sandboxes", routes.list_sandboxes),
-            web.post("/v1/sandboxes", routes.create),
+            web.get(_SANDBOXES, routes.list_sandboxes),
+            web.post(_SANDBOXES, routes.create),
             web.get(one, routes.read),
             web.patch(one, routes.patch),
             web.delete(one, routes.delete),
@@ -73,7 +74,7 @@ _STANDALONE_ANSWERS: Mapping[type[standalone_errors.StandaloneError], tuple[int,
 def make_stream_routes(backend: Backend) -> list[web.RouteDef]:
     """The routes that the gateway's door serves too: what a person has in hand of one running sandbox."""
     routes = _Routes(backend, metrics=None)
-    one = "/v1/sandboxes/{namespace}/{name}"
+    one = f"{_SANDBOXES}/{{namespace}}/{{name}}"
     hands = stream_routes.StreamRoutes(backend, routes.find).routes(one)
     return [web.get(f"{one}/logs", routes.logs), web.get(f"{one}/stats", routes.stats), *hands]
 
@@ -100,6 +101,13 @@ class _Routes:
     def __init__(self, backend: Backend, *, metrics: Callable[[], bytes] | None) -> None:
         self._backend = backend
         self._metrics = metrics
+
+    @web.middleware
+    async def await_list(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """No sandbox is called missing before the agent knows which there are."""
+        if request.path.startswith(_SANDBOXES):
+            await self._backend.await_list()
+        return await handler(request)
 
     async def version(self, _: web.Request) -> web.Response:
         info = self._backend.info()

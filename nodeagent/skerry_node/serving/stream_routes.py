@@ -151,7 +151,7 @@ class StreamRoutes:
         """A new exec. Raises Refused."""
         if not options.command:
             raise Refused("name the command to run", field="command")
-        session = await _granted(self._backend.sessions.start(self._backend.order_exec(sandbox, options)))
+        session = await _granted(self._backend.sessions.start(await self._backend.order_exec(sandbox, options)))
         if options.timeout_seconds is not None:
             session.limit(options.timeout_seconds)
         return session

@@ -87,16 +87,16 @@ class Line:
             self._answers.put_nowait(message)
 
 
-async def connect(socket_path: str) -> Line:
-    """A line to the keeper that listens at *socket_path*; waits for one that is being started. Raises client.KeeperLost."""
-    deadline = time.monotonic() + _START_SECONDS
+async def connect(socket_path: str, *, patience_seconds: float = _START_SECONDS) -> Line:
+    """A line to the keeper that listens at *socket_path*; waits so long for one that is being started. Raises client.KeeperLost."""
+    deadline = time.monotonic() + patience_seconds
     while True:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         try:
             await asyncio.get_running_loop().sock_connect(connection, socket_path)
         except OSError as error:
             connection.close()
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise client.KeeperLost("no keeper listens") from error
             await asyncio.sleep(_RETRY_SECONDS)
         else:

@@ -65,7 +65,7 @@ class Sessions:
     async def adopt(self) -> None:
         """Take up what an earlier agent started and the keeper still has; tasks of ours are ended: nobody waits for them."""
         try:
-            asking = await line.connect(self._socket_path)
+            asking = await line.connect(self._socket_path, patience_seconds=0)
             answer, _ = await asking.ask("exec_list")
             asking.close()
             for description in answer["execs"]:

@@ -91,28 +91,34 @@ async def forward(session: aiohttp.ClientSession, request: web.Request, call: Ca
 
 async def forward_socket(session: aiohttp.ClientSession, request: web.Request, call: Call) -> web.StreamResponse:
     """A WebSocket to the agent first, then one to the caller with the protocol that the agent chose. Raises Unserved, Unreachable."""
-    async with _dial(session, request, call) as agent:
+    offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+    async with dial(session, call, protocols=offered[:8]) as agent:
         caller = web.WebSocketResponse(protocols=[agent.protocol] if agent.protocol else [], max_msg_size=MAX_MESSAGE_BYTES, compress=False)
         await caller.prepare(request)
-        pumps = {asyncio.create_task(_pump(caller, agent)), asyncio.create_task(_pump(agent, caller))}
-        try:
-            # Half-close is a message of the protocol (v5 CLOSE) and passes as any; when either side closes the socket, all is over.
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            with contextlib.suppress(Exception):
-                await caller.close(code=agent.close_code or aiohttp.WSCloseCode.GOING_AWAY)
+        await carry(caller, agent)
     return caller
 
 
+async def carry(caller: web.WebSocketResponse, other: aiohttp.ClientWebSocketResponse) -> None:
+    """Messages both ways until one side closes; then the caller's is closed too."""
+    pumps = {asyncio.create_task(_pump(caller, other)), asyncio.create_task(_pump(other, caller))}
+    try:
+        # Half-close is a message of the protocol (v5 CLOSE) and passes as any; when either side closes the socket, all is over.
+        await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        with contextlib.suppress(Exception):
+            await caller.close(code=other.close_code or aiohttp.WSCloseCode.GOING_AWAY)
+
+
 @contextlib.asynccontextmanager
-async def _dial(session: aiohttp.ClientSession, request: web.Request, call: Call) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    offered = [each.strip() for each in request.headers.get("Sec-WebSocket-Protocol", "").split(",") if each.strip()]
+async def dial(session: aiohttp.ClientSession, call: Call, *, protocols: Sequence[str]) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    """A WebSocket to the agent. Raises Unserved, Unreachable."""
     try:
         agent = await session.ws_connect(
-            call.url, protocols=offered[:8], headers={streaming.TICKET_HEADER: call.ticket}, ssl=call.tls, server_hostname=call.host,
+            call.url, protocols=protocols, headers={streaming.TICKET_HEADER: call.ticket}, ssl=call.tls, server_hostname=call.host,
             max_msg_size=MAX_MESSAGE_BYTES, compress=0,
         )  # fmt: skip
     except aiohttp.WSServerHandshakeError as error:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from skerry_api import names, streaming
 from skerry_operator import errors
-from skerry_operator.gateway import discovery, identity, proxying, rights, ticketing
+from skerry_operator.gateway import discovery, identity, proxying, rights, ticketing, webproxy
 from skerry_operator.gateway.audit import Entry
 from skerry_operator.gateway.errors import Denied, Unserved
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MAX_QUERY_PAIRS = 1024
 """Of which the words of a command are most."""
+_BASE = "/apis/stream.skerry.dev/v1alpha1/namespaces"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -30,12 +31,14 @@ def make_application(service: Service) -> web.Application:
     """Every route over *service*."""
     streams = _Streams(service)
     application = web.Application(middlewares=[_errors_as_status], client_max_size=1)  # bodies are passed on, never read here
-    one = "/apis/stream.skerry.dev/v1alpha1/namespaces/{namespace}/sandboxes/{name}"
+    one = f"{_BASE}/{{namespace}}/sandboxes/{{name}}"
     application.add_routes([
         web.get("/healthz", _healthy), web.get("/readyz", _healthy), web.get("/livez", _healthy),
         web.get("/apis", _constant(discovery.GROUPS)), web.get("/apis/stream.skerry.dev", _constant(discovery.GROUP)),
         web.get("/apis/stream.skerry.dev/v1alpha1", _constant(discovery.RESOURCES)),
-        web.route("*", f"{one}/{{subresource}}", streams.serve), web.route("*", f"{one}/proxy/{{subresource}}", streams.serve),
+        web.route("*", f"{one}/{{subresource}}", streams.serve),
+        web.route("*", f"{one}/proxy/{{port:[0-9]+}}", _with_slash), web.route("*", f"{one}/proxy/{{port:[0-9]+}}/{{rest:.*}}", streams.serve),
+        web.route("*", f"{one}/proxy/{{subresource}}", streams.serve),
     ])  # fmt: skip
     return application
 
@@ -50,7 +53,8 @@ class _Streams:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Audited whatever happens. A connection on which something was refused is not used again."""
         part, meters = request.match_info, self._service.meters
-        entry = Entry(part["namespace"][:256], part["name"][:256], part["subresource"][:64], request.method, _source(request))
+        subresource = "proxy" if "port" in part else part["subresource"]
+        entry = Entry(part["namespace"][:256], part["name"][:256], subresource[:64], request.method, _source(request))
         try:
             call = await self._admit(request, entry)
         except Denied as error:
@@ -82,8 +86,8 @@ class _Streams:
         entry.user, entry.groups = user.name, user.groups
         namespace, name, subresource = _checked(request)
         entry.verb = streaming.VERBS[subresource]
-        query = tuple(request.query.items())
-        entry.command = tuple(value for key, value in query if key == "command")
+        query = (("port", str(webproxy.parse_port(part["port"]))),) if "port" in (part := request.match_info) else tuple(request.query.items())
+        entry.command = (f"port {part['port']}",) if "port" in part else tuple(value for key, value in query if key == "command")
         if len(query) > MAX_QUERY_PAIRS:
             raise Unserved(f"more than {MAX_QUERY_PAIRS} parameters", status=414, reason="RequestURITooLong")
         finding = asyncio.ensure_future(service.targets.find(namespace, name))
@@ -104,9 +108,14 @@ class _Streams:
         return proxying.Call(door=door, node=place.node, path=path, query=query, ticket=ticket, tls=service.agent_context)
 
     async def _stream(self, request: web.Request, call: proxying.Call, entry: Entry) -> web.StreamResponse:
-        is_socket = request.headers.get("Upgrade", "").lower() == "websocket"
+        part, is_socket = request.match_info, request.headers.get("Upgrade", "").lower() == "websocket"
+        if is_socket and "port" not in part and request.headers.get("Origin") == "null":
+            raise Unserved("a page without an origin of its own may open no streams", status=403, reason="Forbidden")  # one of webproxy's, perhaps
         way = proxying.forward_socket if is_socket else proxying.forward
         try:
+            if "port" in part:
+                prefix = f"{_BASE}/{part['namespace']}/sandboxes/{part['name']}/proxy/{part['port']}"
+                return await webproxy.serve(self._service.session, request, call, port=webproxy.parse_port(part["port"]), prefix=prefix)
             return await way(self._service.session, request, call)
         except proxying.Unreachable:
             self._service.targets.forget_door(entry.node)
@@ -114,8 +123,9 @@ class _Streams:
 
 
 def _checked(request: web.Request) -> tuple[str, str, str]:
-    """Namespace, name and subresource, each of the right form. Raises Unserved."""
-    namespace, name, subresource = (request.match_info[key] for key in ("namespace", "name", "subresource"))
+    """Namespace, name and subresource, each of the right form; a port is reached by the right to forward ports. Raises Unserved."""
+    part = request.match_info
+    namespace, name, subresource = part["namespace"], part["name"], "portforward" if "port" in part else part["subresource"]
     if subresource not in streaming.VERBS or not names.is_dns_label(namespace) or not names.is_dns_subdomain(name):
         raise Unserved("the server could not find the requested resource", status=404, reason="NotFound")
     return namespace, name, subresource
@@ -137,6 +147,12 @@ def _status(code: int, reason: str, message: str) -> web.Response:
     response = web.json_response(body, status=code)
     response.force_close()
     return response
+
+
+async def _with_slash(request: web.Request) -> web.StreamResponse:
+    """Links of a page are relative to the directory in which a browser believes to be."""
+    query = request.rel_url.raw_query_string
+    return webproxy.lead(f"{request.match_info['port']}/{'?' if query else ''}{query}")
 
 
 def _constant(value: Any) -> _Handler:

@@ -38,6 +38,9 @@ _SOURCE = "write one of configMap, emptyDir, hostPath, secret"
 _PORT = "write a whole number from 1 to 65535"
 _PORT_NAME = "write at most 15 lower-case letters, digits and dashes"
 _PORT_ADDRESS = "write an address of the node, for example 127.0.0.1"
+_FROM = "write one of configMapKeyRef, fieldRef, secretKeyRef"
+_OBJECT = "write the name of an object in this namespace"
+_KEY = {"name": "a", "key": "k"}
 _DATA = {"name": "data", "emptyDir": {}}
 
 
@@ -47,6 +50,14 @@ def _limits(**values: Any) -> dict[str, Any]:
 
 def _both(name: str, request: str, limit: str) -> dict[str, Any]:
     return {"resources": {"requests": {name: request}, "limits": {name: limit}}}
+
+
+def _from(source: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"env": [{"name": "A", "valueFrom": source, **more}]}
+
+
+def _bandwidth(**bandwidth: Any) -> dict[str, Any]:
+    return {"network": {"bandwidth": bandwidth}}
 
 
 def _egress(**egress: Any) -> dict[str, Any]:
@@ -85,7 +96,37 @@ BAD = (
     Bad("env name starts with a digit", {"env": [{"name": "1A"}]}, "spec.env[0].name", _ENV),
     Bad("env name empty", {"env": [{"name": ""}]}, "spec.env[0].name", _ENV),
     Bad("env too many", {"env": [{"name": "A"}] * 257}, "spec.env", "write a list of at most 256 variables", "must have at most 256 items"),
-    Bad("env valueFrom", {"env": [{"name": "A", "valueFrom": {}}]}, "spec.env[0].valueFrom", "no such field", _UNKNOWN),
+    Bad("env from nothing", _from({}), "spec.env[0].valueFrom", _FROM),
+    Bad("env from two", _from({"fieldRef": {"fieldPath": "metadata.name"}, "secretKeyRef": _KEY}), "spec.env[0].valueFrom", _FROM),
+    Bad(
+        "env from resources",
+        _from({"resourceFieldRef": {"resource": "limits.cpu"}}),
+        "spec.env[0].valueFrom.resourceFieldRef",
+        "no such field",
+        _UNKNOWN,
+    ),
+    Bad("env value and source", _from({"secretKeyRef": _KEY}, value="x"), "spec.env[0]", "write value or valueFrom, not both"),
+    Bad("env from a bad name", _from({"configMapKeyRef": _KEY | {"name": "A_B"}}), "spec.env[0].valueFrom.configMapKeyRef.name", _OBJECT),
+    Bad("env from a bad key", _from({"secretKeyRef": _KEY | {"key": "a/b"}}), "spec.env[0].valueFrom.secretKeyRef.key", "write a key of the object"),
+    Bad(
+        "env from no key",
+        _from({"secretKeyRef": {"name": "a"}}),
+        "spec.env[0].valueFrom.secretKeyRef.key",
+        "write a key of the object",
+        "Required value",
+    ),
+    Bad(
+        "env from status",
+        _from({"fieldRef": {"fieldPath": "status.phase"}}),
+        "spec.env[0].valueFrom.fieldRef.fieldPath",
+        "write one of metadata.name",
+    ),
+    Bad(
+        "env from all labels",
+        _from({"fieldRef": {"fieldPath": "metadata.labels"}}),
+        "spec.env[0].valueFrom.fieldRef.fieldPath",
+        "metadata.labels['KEY']",
+    ),
     Bad("workingDir relative", {"workingDir": "srv"}, "spec.workingDir", "write an absolute path, for example /srv"),
     Bad("user too large", {"user": "4294967295"}, "spec.user", _USER),
     Bad("user far too large", {"user": "99999999999999999999"}, "spec.user", _USER),
@@ -103,7 +144,11 @@ BAD = (
     Bad("memory zero", _limits(memory=0), "spec.resources.limits.memory", "write at least 1Mi"),
     Bad("pids zero", _limits(pids=0), "spec.resources.limits.pids", "write a whole number from 1 to 4194304"),
     Bad("pids too many", _limits(pids=4194305), "spec.resources.limits.pids", "write a whole number from 1 to 4194304"),
-    Bad("disk limit", _limits(disk="1Gi"), "spec.resources.limits.disk", "no such field", _UNKNOWN),
+    Bad("disk limit below the least", _limits(disk="1000"), "spec.resources.limits.disk", "write at least 1Mi and at most 1Ti"),
+    Bad("disk limit above the most", _limits(disk="2Ti"), "spec.resources.limits.disk", "write at least 1Mi and at most 1Ti"),
+    Bad("a rate that is none", _limits(io={"readBytesPerSecond": "1Ki"}), "spec.resources.limits.io.readBytesPerSecond", "write at least 64Ki"),
+    Bad("a rate beyond all disks", _limits(io={"writeBytesPerSecond": "2Ti"}), "spec.resources.limits.io.writeBytesPerSecond", "at most 1Ti"),
+    Bad("unknown rate", _limits(io={"readIops": 5}), "spec.resources.limits.io.readIops", "no such field", _UNKNOWN),
     Bad("cpu request over limit", _both("cpu", "2", "1"), "spec.resources.requests.cpu", "write no more than resources.limits.cpu"),
     Bad(
         "memory request over limit", _both("memory", "1Gi", "1023Mi"), "spec.resources.requests.memory", "write no more than resources.limits.memory"
@@ -111,6 +156,9 @@ BAD = (
     Bad("request a word", {"resources": {"requests": {"cpu": "x"}}}, "spec.resources.requests.cpu", _QUANTITY),
     Bad("network mode", {"network": {"mode": "bridge"}}, "spec.network.mode", "write one of Bridge, None, Host", "supported values"),
     Bad("egress without a network", {"network": {"mode": "None", "egress": {}}}, "spec.network.egress", "write it only with mode: Bridge"),
+    Bad("bandwidth without a network", {"network": {"mode": "None", "bandwidth": {}}}, "spec.network.bandwidth", "write it only with mode: Bridge"),
+    Bad("bandwidth of nothing", _bandwidth(ingress="0"), "spec.network.bandwidth.ingress", "write bits per second from 64k to 32G"),
+    Bad("bandwidth beyond", _bandwidth(egress="33G"), "spec.network.bandwidth.egress", "write bits per second from 64k to 32G"),
     Bad("egress default", _egress(default="Drop"), "spec.network.egress.default", "write one of Allow, Deny", "supported values"),
     Bad("egress rule of nothing", _egress(allow=[{}]), "spec.network.egress.allow[0]", "write one of cidr, host"),
     Bad("egress rule of both", _egress(deny=[{"cidr": "192.0.2.0/24", "host": "a.b"}]), "spec.network.egress.deny[0]", "write one of cidr, host"),

@@ -81,10 +81,11 @@ def test_a_link_is_read_from_its_other_end(tmp_path: Path):
 def test_the_answer_says_null_for_what_is_not_counted():
     """The names are those of docs/streaming.md."""
     read = stats.Stats(1.5, 0.0, 9, 8, None, 0, 1, 0)
-    answer = usage.render_usage(read, details.Details(cache_bytes=1, swap_bytes=None, limit_bytes=None), None)
+    answer = usage.render_usage(read, details.Details(cache_bytes=1, swap_bytes=None, limit_bytes=None), None, disk_bytes=None)
     assert (answer["io"], answer["network"], answer["pressure"], answer["memory"]["swapBytes"]) == (None, None, None, None)
     full = details.Details(1, 2, 3, details.Transfers(4, 5, 6, 7), {"cpu": {"some": details.Stall(0.1, 0.2, 0.3, 0.4)}})
-    answer = usage.render_usage(read, full, traffic.Traffic(1, 2, 3, 4, 5, 6))
+    answer = usage.render_usage(read, full, traffic.Traffic(1, 2, 3, 4, 5, 6), disk_bytes=7)
+    assert answer["disk"] == {"usedBytes": 7}
     assert answer["io"] == {"readBytes": 4, "writeBytes": 5, "reads": 6, "writes": 7}
     assert answer["network"]["sentDropped"] == 6
     assert answer["pressure"] == {"cpu": {"some": {"avg10": 0.1, "avg60": 0.2, "avg300": 0.3, "totalSeconds": 0.4}}}

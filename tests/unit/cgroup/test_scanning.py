@@ -1,8 +1,11 @@
 """Control files as bytes: a number is found by its name at the beginning of a line, and no other."""
 
+import contextlib
+import os
+
 import pytest
 
-from skerry_node.cgroup import scanning
+from skerry_node.cgroup import group, hierarchy, scanning
 
 
 @pytest.mark.parametrize(
@@ -33,3 +36,73 @@ def test_a_count_is_found_by_its_name(text, name, expected):
 )
 def test_devices_are_summed(text, name, expected):
     assert scanning.sum_words(text, name) == expected
+
+
+def make_group(root, uid, usage="5"):
+    """The files of version 2 that cannot be missing."""
+    place = root / uid
+    place.mkdir()
+    files = {
+        "cpu.stat": "usage_usec 1\n", "memory.current": usage, "memory.stat": "file 1\n", "memory.events": "max 0\noom_kill 0\n", "pids.current": "1",
+        "pids.events": "max 0\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        (place / name).write_text(text, encoding="ascii")
+
+
+@pytest.fixture
+def scanner(tmp_path, request):
+    hierarchies = hierarchy.Hierarchies(2, tuple((name, str(tmp_path)) for name in ("cpu", "memory", "pids")))
+    (tmp_path / "sandboxes").mkdir()
+    made = scanning.Scanner(group.Parent(hierarchies, ""), keep=request.param)
+    yield made
+    made.close()
+
+
+def open_below(root):
+    """Files below *root* that this process has open, without directories."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            target = os.readlink(f"/proc/self/fd/{fd}")
+            if target.startswith(f"{root}/") and os.path.isfile(target):
+                found.append(target)
+    return found
+
+
+@pytest.mark.parametrize(("scanner", "expected"), [(100, 12), (8, 8), (0, 0)], indirect=["scanner"])
+def test_files_stay_open_up_to_a_number_and_no_longer_than_their_sandbox(scanner, expected, tmp_path):
+    """Every reading is of now, whether its file stayed open or not."""
+    root = tmp_path / "sandboxes"
+    for uid in ("a", "b"):
+        make_group(root, uid)
+    for usage in ("5", "17"):
+        for uid in ("a", "b"):
+            (root / uid / "memory.current").write_text(usage, encoding="ascii")
+            assert scanner.read(uid).memory_bytes == int(usage)
+        assert len(open_below(root)) == expected
+    scanner.forget_others({"b"})
+    assert not [path for path in open_below(root) if path.startswith(f"{root}/a/")]
+    scanner.forget_others(())
+    assert open_below(root) == []
+
+
+@pytest.mark.parametrize("scanner", [100], indirect=True)
+def test_a_group_that_vanished_has_no_counters(scanner, tmp_path):
+    assert scanner.read("gone") is None
+    assert open_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("scanner", [100, 0], indirect=True)
+def test_who_does_nothing_is_read_whole_now_and_then(scanner, tmp_path):
+    """What the kernel does to its memory is seen within a few readings; once it has used CPU, everything is of that moment."""
+    root = tmp_path / "sandboxes"
+    make_group(root, "a", usage="100")
+    assert scanner.read("a").working_set_bytes == 100
+    (root / "a" / "memory.stat").write_text("file 1\ninactive_file 40\n", encoding="ascii")
+    readings = [scanner.read("a") for _ in range(20)]
+    assert readings[-1].working_set_bytes == 60
+    assert len({id(each) for each in readings}) < 5
+    (root / "a" / "pids.current").write_text("9", encoding="ascii")
+    (root / "a" / "cpu.stat").write_text("usage_usec 2\n", encoding="ascii")
+    assert scanner.read("a").pids == 9

@@ -111,6 +111,9 @@ class Node:
     def list(self):
         return self.source.sandboxes()
 
+    async def await_list(self):
+        pass
+
     def find(self, namespace, name):
         wanted = (namespace, name)
         return next((s for s in self.list() if (s.metadata.namespace, s.metadata.name) == wanted), None)

@@ -197,7 +197,7 @@ def test_a_signal_stops_the_sandbox_and_its_exit_code_is_ours(agent, number):
     process = start_process(agent, "run", "--name", "a", "--rm", "busybox:latest", "sleep")
     assert process.stdout.readline() == b"asleep\n"
     process.send_signal(number)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=180)
     assert (process.returncode, err) == (143, b"")
     assert sdk.Client(agent.socket).list() == ()
 
@@ -209,7 +209,7 @@ def test_a_start_that_takes_long_says_why_and_can_be_given_up(agent):
     assert b"no address is free" in process.stderr.readline()
     client = sdk.Client(agent.socket)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=180)
     assert b"stopped before it had started" in err
     assert process.returncode == 125
     assert client.list() == ()
@@ -224,7 +224,7 @@ def test_a_run_outlives_its_agent(agent):
     time.sleep(0.3)
     agent.start()
     process.send_signal(signal.SIGTERM)
-    assert process.communicate(timeout=20)[0] == b""
+    assert process.communicate(timeout=180)[0] == b""
     assert process.returncode == 143
 
 

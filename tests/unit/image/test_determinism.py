@@ -59,4 +59,4 @@ async def test_how_the_bytes_arrive_makes_no_difference(kept, length):
     started = await conversion.start(kept, promise(blob, "+gzip"))
     for position in range(0, len(blob), length):
         await started.feed(blob[position : position + length])
-    assert (await started.finish()).seal == SEAL
+    assert (await started.land(await started.end())).seal == SEAL

@@ -61,6 +61,9 @@ def test_all_links_are_read_from_one_file(tmp_path):
     path = tmp_path / "dev"
     path.write_text("Inter-|\n face |bytes\n    lo:     5 0 0 0 0 0 0 0  6 0 0 0 0 0 0 0\nskab-12:1000 9 0 0 0 0 0 0 24 3 0 0 0 0 0 0\n")
     assert traffic.read_moved(path=str(path)) == {"lo": 11, "skab-12": 1024}
+    assert traffic.read_all(path=str(path))["skab-12"] == traffic.Traffic(
+        received_bytes=24, received_packets=3, received_dropped=0, sent_bytes=1000, sent_packets=9, sent_dropped=0
+    )
 
 
 def _message(kind: int, *attributes: tuple[int, bytes]) -> bytes:

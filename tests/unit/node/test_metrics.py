@@ -18,13 +18,21 @@ COUNTED = Counters(
     cache_bytes=2 << 20, peak_bytes=20 << 20, limit_hits=7, oom_kills=1, pids=3, pids_refused=5, read_bytes=4096, write_bytes=8192, reads=1,
     writes=2, stalled=(("cpu", "some", 0.5),),
 )  # fmt: skip
+LIMITS = {
+    "cpu_millicores": 500,
+    "memory_bytes": 64 << 20,
+    "pids": 100,
+    "disk_bytes": 1 << 30,
+    "read_bytes_per_second": 1 << 20,
+    "write_bytes_per_second": 2 << 20,
+}
 SANDBOX = Sandbox(
     Metadata(name="hello", uid="u1"),
-    SandboxSpec(image="busybox", resources=Resources(limits=Limits(cpu_millicores=500, memory_bytes=64 << 20, pids=100))),
+    SandboxSpec(image="busybox", resources=Resources(limits=Limits(**LIMITS))),
 )
 SAMPLE = series.Sample(
     sandbox=SANDBOX, node="n1", life=model.Life(restarts=2, started_ns=10**18, start_milliseconds=3, is_warm=True), phase="Running",
-    counted=COUNTED, traffic=Traffic(100, 2, 0, 50, 1, 3), disk_bytes=4096,
+    counted=COUNTED, traffic=Traffic(100, 2, 0, 50, 1, 3), denied=4, disk_bytes=4096,
 )  # fmt: skip
 LABELS = {"namespace": "default", "name": "hello", "node": "n1"}
 
@@ -45,6 +53,7 @@ def names(found):
     ("name", "expected"),
     [
         ("restarts_total", 2),
+        ("network_denied_total", 4),
         ("start_duration_seconds", 0.003),
         ("started_timestamp_seconds", 1e9),
         ("cpu_seconds_total", 1.5),
@@ -73,6 +82,9 @@ def names(found):
         ("network_sent_packets_total", 1),
         ("network_sent_dropped_total", 3),
         ("disk_used_bytes", 4096),
+        ("disk_limit_bytes", 1 << 30),
+        ("io_read_limit_bytes", 1 << 20),
+        ("io_write_limit_bytes", 2 << 20),
     ],
 )
 def test_a_sandbox_is_read_at_scrape_time_and_its_series_end_with_it(name, expected):
@@ -92,7 +104,9 @@ def test_every_metric_of_a_sandbox_has_a_sample():
 
 def test_what_is_not_counted_has_no_series():
     """Absent is not zero: no limit, no block devices, no program."""
-    bare = dataclasses.replace(SAMPLE, sandbox=Sandbox(SANDBOX.metadata, SandboxSpec(image="busybox")), counted=None, traffic=None, disk_bytes=None)
+    bare = dataclasses.replace(
+        SAMPLE, sandbox=Sandbox(SANDBOX.metadata, SandboxSpec(image="busybox")), counted=None, traffic=None, denied=None, disk_bytes=None
+    )
     told = names(metrics.Meters(lambda: [bare]))
     assert {name for name in told if name.startswith("skerry_sandbox_")} == {
         "skerry_sandbox_info", "skerry_sandbox_phase", "skerry_sandbox_restarts_total", "skerry_sandbox_start_duration_seconds",
@@ -194,3 +208,14 @@ async def test_the_door_serves_metrics_and_health_and_many_readers_cost_as_one()
     finally:
         await door.close()
     assert len(renders) <= 3
+
+
+def test_lines_follow_what_changes_and_no_other():
+    """Of three sandboxes one changes, one goes: the text is as if nothing had been remembered."""
+    first = [dataclasses.replace(SAMPLE, sandbox=dataclasses.replace(SANDBOX, metadata=Metadata(name=name, uid=name))) for name in ("a", "b", "c")]
+    kept = series.Text()
+    assert kept.render(first) == series.Text().render(first)
+    second = [dataclasses.replace(first[0], counted=dataclasses.replace(COUNTED, pids=77)), first[2]]
+    assert kept.render(second) == series.Text().render(second)
+    assert "77" in kept.render(second)
+    assert kept.render([]) == series.Text().render([])

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
+from skerry_api.bandwidth import Bandwidth
 from skerry_api.ports import HostPort, Protocol, Published
 from skerry_api.sandbox import NetworkMode, OnIdle, RestartPolicy, Termination, TerminationReason
 from skerry_node import plan, steps
 from skerry_node.model import Desired, Ended, Life, Limits, Observed, Running, Stopping
+from skerry_node.network import rates
 
 UID = "6f1c0c5e-1111-4222-8333-444455556666"
 LIMITS = Limits(cpu_millicores=500, memory_bytes=64 << 20, pids=64)
@@ -18,6 +20,7 @@ COMPLETED = Termination(reason=TerminationReason.COMPLETED, exit_code=0)
 PORTS = frozenset({Published(HostPort(Protocol.TCP, 8080), 80)})
 FAILED = Termination(reason=TerminationReason.ERROR, exit_code=3)
 IDLE = Termination(reason=TerminationReason.IDLE_TIMEOUT, exit_code=143)
+LIMITED = Bandwidth(ingress=1_000_000)
 ASLEEP = Life(is_asleep=True)
 EXPIRED = Termination(reason=TerminationReason.EXPIRED, exit_code=143)
 
@@ -48,7 +51,7 @@ def names(found: tuple[steps.Step, ...]) -> list[str]:
     return [type(step).__name__ for step in found]
 
 
-START = ["EnsureRuntime", "AcquireLease", "EnsureCgroup", "EnsureWritable", "StartProcess"]
+START = ["EnsureRuntime", "AcquireLease", "EnsureWritable", "EnsureCgroup", "StartProcess"]
 UNDO = ["KillProcess", "RemoveCgroup", "RemoveWritable", "RemoveLogs", "ReleaseLease", "RemoveRuntime", "ReleaseObject"]
 deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
 
@@ -58,10 +61,17 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
     [
         pytest.param(wanted(), running(), [], id="all is well: nothing to do"),
         pytest.param(wanted(), empty(), START, id="nothing there yet"),
+        pytest.param(wanted(bandwidth=LIMITED), running(), ["EnsureBandwidth"], id="no bandwidth in force"),
+        pytest.param(wanted(bandwidth=LIMITED), running(rates=rates.rates(LIMITED)), [], id="the bandwidth is in force"),
+        pytest.param(wanted(), running(rates=rates.rates(LIMITED)), ["EnsureBandwidth"], id="a bandwidth that nobody wants"),
+        pytest.param(wanted(bandwidth=LIMITED), empty(), START, id="a start brings its bandwidth"),
         pytest.param(wanted(), empty(has_image=False), ["EnsureRuntime"], id="no image: no start"),
         pytest.param(wanted(has_past=True), empty(), ["EnsureRuntime"], id="its record is gone: what came of it first"),
         pytest.param(wanted(has_past=True), resting(slot=None, has_writable=False), [], id="and what had ended stays ended"),
         pytest.param(wanted(), running(limits=Limits(pids=1)), ["WriteLimits"], id="limits changed live"),
+        pytest.param(wanted(disk_bytes=8192), running(disk_bytes=4096), ["WriteDisk"], id="its disk changed live"),
+        pytest.param(wanted(disk_bytes=8192), running(), ["WriteDisk"], id="a disk limit that comes late: the step says why not"),
+        pytest.param(wanted(), running(disk_bytes=4096), ["WriteDisk"], id="a disk limit taken off"),
         pytest.param(wanted(idle_seconds=60), running(active_at_seconds=941.0), [], id="idle, but not long enough"),
         pytest.param(wanted(idle_seconds=60), running(active_at_seconds=940.0), ["FallAsleep"], id="idle for long enough"),
         pytest.param(wanted(idle_seconds=60), running(), [], id="never looked at: not idle"),
@@ -114,12 +124,12 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(wanted(), resting(), [], id="completed, never restarted"),
         pytest.param(wanted(restart_policy=RestartPolicy.ON_FAILURE), resting(), [], id="completed, restarted on failure only"),
         pytest.param(
-            wanted(restart_policy=RestartPolicy.ALWAYS), resting(), ["EnsureCgroup", "EnsureWritable", "StartProcess"], id="restarted always"
+            wanted(restart_policy=RestartPolicy.ALWAYS), resting(), ["EnsureWritable", "EnsureCgroup", "StartProcess"], id="restarted always"
         ),
         pytest.param(
             wanted(restart_policy=RestartPolicy.ON_FAILURE),
             resting(life=Life(attempt=1, termination=FAILED)),
-            ["EnsureCgroup", "EnsureWritable", "StartProcess"],
+            ["EnsureWritable", "EnsureCgroup", "StartProcess"],
             id="failed, restarted on failure",
         ),
         pytest.param(
@@ -140,7 +150,7 @@ deaf = Running(pid=7, attempt=0, since_seconds=900.0, handles_stop_signal=False)
         pytest.param(
             wanted(),
             resting(life=Life(attempt=1, is_at_rest=True, termination=COMPLETED)),
-            ["EnsureCgroup", "EnsureWritable", "StartProcess"],
+            ["EnsureWritable", "EnsureCgroup", "StartProcess"],
             id="started again",
         ),
         pytest.param(wanted(active_seconds=101), running(), [], id="still has a second"),

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from skerry_node import agent
+from skerry_node import purging
 from skerry_node.settings import Settings
 
 
@@ -30,7 +30,7 @@ def test_peoples_manifests_stay(tmp_path, manifests, left):
         (state / manifests / "a.yaml").write_text("kind: Sandbox", encoding="ascii")
     settings = Settings(node_name="n", state_dir=str(state), manifests_dir=manifests and str(state / manifests))
     for _ in range(2):
-        agent._remove_state(settings)
+        purging._remove_state(settings)
         assert (os.listdir(state) if state.exists() else None) == left
     assert manifests is None or (state / manifests / "a.yaml").exists() or manifests.startswith("..")
     assert tmp_path.exists()

@@ -46,9 +46,14 @@ class FakeBackend:
         self.is_standalone = True
         self.logs_dir = str(logs_dir)
         self.grace_seconds = None
+        self.has_no_list = False
 
     def info(self):
         return backend.Info("1.2.3", "node-1", is_standalone=self.is_standalone, details={"kernel": "6.12"})
+
+    async def await_list(self):
+        if self.has_no_list:
+            raise backend.Refused("no list yet", status=503, reason="Unavailable")
 
     def list(self):
         return tuple(self.sandboxes.values())
@@ -236,6 +241,15 @@ async def test_lists(door):
     assert (await door.ask("GET", "/v1/sandboxes?namespace=other"))[1]["items"] == []
     assert (await door.ask("GET", "/v1/images"))[1]["items"][0]["reference"] == "busybox:latest"
     assert await door.read("/metrics") == b"up 1\n"
+
+
+async def test_nothing_is_called_missing_before_the_first_list(door):
+    """An agent that has just been started says so, for every question about sandboxes; what is no sandbox's is answered."""
+    door.backend.has_no_list = True
+    door.backend.sandboxes.clear()
+    for method, target in (("GET", "/v1/sandboxes"), ("GET", HELLO), ("GET", f"{HELLO}/logs"), ("POST", "/v1/sandboxes")):
+        assert (await door.ask(method, target))[0] == 503
+    assert (await door.ask("GET", "/v1/version"))[0] == 200
 
 
 async def test_stop_hands_the_grace_period_on(door):
