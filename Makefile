@@ -10,7 +10,7 @@ export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/pycache
 PACKAGES := busybox-static e2fsprogs erofs-utils iproute2 nftables
 LANES ?= 3
 E2E_PACKAGES := runc containernetworking-plugins buildah debootstrap
-TEST_PACKAGES := apache2-utils buildah docker-registry iputils-ping nmap skopeo strace tmux umoci
+TEST_PACKAGES := apache2-utils buildah debootstrap docker-registry iputils-ping nmap skopeo strace tmux umoci
 VM_PACKAGES := qemu-system-x86 debootstrap cpio
 
 .PHONY: help demo test test-all test-vm check static format cluster bench clean packages test-packages vm-packages e2e-packages e2e

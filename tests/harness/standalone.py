@@ -173,9 +173,12 @@ def running_busybox(directory: str, *, tag: str, flags: tuple[str, ...] = ()) ->
     """The same with busybox on it, and all that a first launch makes: books that are opened from here on see nothing new of the node's own.
 
     Keeper and rules come a moment after the agent listens; before Linux 6.12 a layer's first use attaches a loop device, which stays with it.
+    Shells that *flags* ask for are waited for, too.
     """
+    shells = next((int(flag.partition("=")[2]) for flag in flags if flag.startswith("--shells=")), None)
     with running(directory, tag=tag, flags=flags) as agent:
         agent.client.import_image(images.busybox_layout(os.path.join(directory, "layout")))
         with agent.sandbox("warm", "true"):
             agent.wait_end("warm")
+        until(lambda: shells is None or agent.client.info()["details"]["shellsReady"] == shells)
         yield agent
