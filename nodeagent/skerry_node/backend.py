@@ -171,8 +171,9 @@ class Backend:
         hands, slot = self._agent.hands, outcome.observed.slot
         link = hands.view.leases.veth_name(slot) if slot is not None else None
         try:
-            uid = sandbox.metadata.uid
-            read = usage.read_usage(hands.view.groups.open(uid), link, disk_bytes=self._agent.gauges.disk_bytes(uid))
+            uid, denied = sandbox.metadata.uid, hands.view.refusals.count(slot) if slot is not None else None
+            known = usage.Known(self._agent.gauges.disk_bytes(uid), denied)
+            read = usage.read_usage(hands.view.groups.open(uid), link, known=known, spec=sandbox.spec)
         except OSError:
             return None
         return {"time": report.render_time(time.time_ns()), **read}

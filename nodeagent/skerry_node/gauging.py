@@ -8,7 +8,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from skerry_api.metric import Metric
 from skerry_node import inventory, metrics
@@ -29,13 +29,14 @@ _RUN, _BREATH_SECONDS = 20, 20e-6
 
 
 class Gauges:
-    """Reads for `metrics.Meters`, whose lock holds it to one thread at a time. Directories and one socket stay open; `close` it."""
+    """Reads for `metrics.Meters`, whose lock holds it to one thread at a time. Directories and a socket stay open; `close` it."""
 
     def __init__(self, loop: Loop, store: Store, *, watch_age: Callable[[], float] | None) -> None:
         self._loop = loop
         self._store = store
         self._watch_age = watch_age
         self._scanner = scanning.Scanner(loop.hands.view.groups, keep=_count_files())
+        self._refusals = loop.hands.view.refusals.reopen()
         self._disk: dict[str, int] = {}
         self.certificate_ends: dict[str, float] = {}
         """When each certificate ends, seconds since 1970."""
@@ -43,6 +44,7 @@ class Gauges:
     def close(self) -> None:
         """Let go of what is open; no scrape may be under way."""
         self._scanner.close()
+        self._refusals.close()
 
     def disk_bytes(self, uid: str) -> int | None:
         """What the last look found in the writable layer of *uid*; None before the first."""
@@ -55,7 +57,7 @@ class Gauges:
         living = {uid: outcome.observed.slot for uid, outcome, _ in outcomes if isinstance(outcome.observed.process, Running)}
         links = {uid: leases.veth_name(slot) for uid, slot in living.items() if slot is not None}
         self._scanner.forget_others(living.keys())
-        denied = self._read_denied() if links else {}
+        denied = self._read_denied([slot for slot in living.values() if slot is not None]) if links else {}
         moved = traffic.read_all() if links else {}
         for number, (uid, outcome, sandbox) in enumerate(outcomes):
             if number % _RUN == _RUN - 1:
@@ -72,10 +74,10 @@ class Gauges:
                 disk_bytes=self._disk.get(uid),
             )
 
-    def _read_denied(self) -> dict[int, int]:
+    def _read_denied(self, slots: Collection[int]) -> dict[int, int]:
         """Refused packets by slot; empty while the rules are being made again."""
         with contextlib.suppress(OSError):
-            return self._loop.hands.view.firewall.read_denied()
+            return self._refusals.read(slots)
         return {}
 
     def read_gauges(self) -> metrics.Readings:

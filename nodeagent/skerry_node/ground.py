@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Callable
 
 from skerry_node import errors, observe
 from skerry_node.cgroup import group, hierarchy
@@ -11,7 +12,7 @@ from skerry_node.image.store import Store
 from skerry_node.keeper import bootstrap
 from skerry_node.keeper.settings import Settings as KeeperSettings
 from skerry_node.kernel import features
-from skerry_node.network import bridge, firewall, ipam, layouts, portrules, ports, ruleset, shaper
+from skerry_node.network import bridge, firewall, ipam, layouts, portrules, ports, refusals, ruleset, shaper
 from skerry_node.rootfs import disks, runtime, scratch
 from skerry_node.settings import Settings
 
@@ -41,6 +42,7 @@ def ensure(settings: Settings) -> tuple[observe.View, int]:
         groups=groups,
         leases=leases,
         firewall=make_firewall(settings, leases),
+        refusals=make_refusals(settings, leases),
         ports=make_ports(settings, leases),
         shaper=make_shaper(settings, leases),
     )
@@ -65,14 +67,19 @@ def make_leases(settings: Settings) -> ipam.Ipam:
 
 def make_firewall(settings: Settings, leases: ipam.Ipam) -> firewall.Firewall:
     """The sandboxes' part of the rules, read from the kernel; what belongs to no lease goes."""
-
-    def port_of(slot: int) -> firewall.Port:
-        return firewall.Port(slot, leases.veth_name(slot), leases.mac(slot), (leases.address(slot),))
-
-    made = firewall.Firewall(settings.bridge, port_of=port_of, slot_of=leases.find_slot)
+    made = firewall.Firewall(settings.bridge, port_of=_port_of(leases), slot_of=leases.find_slot)
     for slot in made.slots() - {lease.slot for lease in leases.list()}:
         made.remove(slot)
     return made
+
+
+def make_refusals(settings: Settings, leases: ipam.Ipam) -> refusals.Refusals:
+    """What those rules refuse."""
+    return refusals.Refusals(settings.bridge, port_of=_port_of(leases), slot_of=leases.find_slot)
+
+
+def _port_of(leases: ipam.Ipam) -> Callable[[int], firewall.Port]:
+    return lambda slot: firewall.Port(slot, leases.veth_name(slot), leases.mac(slot), (leases.address(slot),))
 
 
 def make_ports(settings: Settings, leases: ipam.Ipam) -> ports.Ports:

@@ -11,7 +11,7 @@ from skerry_node import lives
 from skerry_node.cgroup import group
 from skerry_node.keeper import records
 from skerry_node.model import Ended, Life, Observed, Running
-from skerry_node.network import firewall, ipam, policy, ports, rates, shaper
+from skerry_node.network import firewall, ipam, policy, ports, rates, refusals, shaper
 from skerry_node.rootfs import disks
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -30,6 +30,7 @@ class View:
     groups: group.Parent
     leases: ipam.Ipam
     firewall: firewall.Firewall
+    refusals: refusals.Refusals
     ports: ports.Ports
     shaper: shaper.Shaper
 

@@ -99,6 +99,7 @@ def test_devices_are_limited_where_the_files_are(node, disk):
         name = f"{os.major(device)}:{os.minor(device)}"
         assert rates(node, "i", name) == (16 * MEBIBYTE, 8 * MEBIBYTE)
         assert written(node, "i", name) >= MEBIBYTE
+        assert node.client.usage("i")["io"]["writeBytes"] >= MEBIBYTE
         patch(node, "i", io={"readBytesPerSecond": "8Mi", "writeBytesPerSecond": "16Mi"})
         standalone.until(lambda: rates(node, "i", name) == (8 * MEBIBYTE, 16 * MEBIBYTE))
         patch(node, "i", io=None)

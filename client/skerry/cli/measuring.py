@@ -15,7 +15,21 @@ if TYPE_CHECKING:
     from skerry.client import Client
 
 _SECOND = 1.0
-_HEADER = ("NAMESPACE", "NAME", "CPU", "THROTTLED", "MEMORY / LIMIT", "CACHE", "PEAK", "PIDS", "NET IN / OUT", "DROPS", "IO READ / WRITE", "DISK")
+_HEADER = (
+    "NAMESPACE",
+    "NAME",
+    "CPU",
+    "THROTTLED",
+    "MEMORY / LIMIT",
+    "CACHE",
+    "PEAK",
+    "PIDS",
+    "NET IN / OUT",
+    "DROPS",
+    "DENIED",
+    "IO READ / WRITE",
+    "DISK / LIMIT",
+)
 
 
 def stats(
@@ -76,15 +90,16 @@ def _read(client: Client, wanted: list[tuple[str, str]] | None, namespace: str |
 
 def _row(now: dict[str, Any], before: dict[str, Any] | None) -> tuple[str, ...]:
     """One line of the table; what the agent does not count is empty."""
-    memory, network, io = now["memory"], now.get("network"), now.get("io")
+    memory, network, io, disk = now["memory"], now.get("network"), now.get("io"), now.get("disk")
     return (
         now["namespace"], now["name"], _share(now, before, "usageSeconds"), _share(now, before, "throttledSeconds"),
         _pair(memory["workingSetBytes"], memory.get("limitBytes")), _bytes(memory.get("cacheBytes")), _bytes(memory["peakBytes"]),
         str(now["pids"]["current"]),
         _pair(network["receivedBytes"], network["sentBytes"]) if network else "",
         str(network["receivedDropped"] + network["sentDropped"]) if network else "",
+        str(network.get("deniedPackets") or 0) if network else "",
         _pair(io["readBytes"], io["writeBytes"]) if io else "",
-        _bytes((now.get("disk") or {}).get("usedBytes")),
+        _pair(disk["usedBytes"], disk.get("limitBytes")) if disk else "",
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from skerry_node.cgroup import group
+from skerry_node.cgroup import group, hierarchy
 
 RESOURCES = ("cpu", "memory", "io")
 """Those that pressure is kept of."""
@@ -52,9 +52,13 @@ def read_details(found: group.Group) -> Details:
     memory = dict(line.split() for line in found.read("memory", "memory.stat").splitlines())
     limit = limits.memory_bytes if limits is not None else None
     if found.version == 1:
-        # Block devices are counted by a hierarchy of their own there, that only sandboxes whose devices are limited join.
         swap = memory.get("total_swap")
-        return Details(cache_bytes=int(memory["total_cache"]), swap_bytes=None if swap is None else int(swap), limit_bytes=limit)
+        return Details(
+            cache_bytes=int(memory["total_cache"]),
+            swap_bytes=None if swap is None else int(swap),
+            limit_bytes=limit,
+            transfers=_read_blkio(found),
+        )
     swap = _read_optional(found, "memory", "memory.swap.current")
     io = _read_optional(found, "cpu", "io.stat")
     texts = {name: _read_optional(found, "cpu", f"{name}.pressure") for name in RESOURCES}
@@ -65,6 +69,25 @@ def read_details(found: group.Group) -> Details:
         transfers=None if io is None else parse_transfers(io),
         pressure={name: parse_pressure(text) for name, text in texts.items() if text},
     )
+
+
+def _read_blkio(found: group.Group) -> Transfers | None:
+    """Block devices are counted by a hierarchy of their own on version 1, that only sandboxes whose devices are limited join."""
+    if hierarchy.BLKIO not in found.paths:
+        return None
+    moved, done = (_read_optional(found, hierarchy.BLKIO, f"blkio.throttle.io_{what}_recursive") for what in ("service_bytes", "serviced"))
+    return None if moved is None or done is None else parse_blkio(moved, done)
+
+
+def parse_blkio(moved: str, done: str) -> Transfers:
+    """The sums over the devices of bytes *moved* and of operations *done*: lines as `8:0 Read 4096` (admin-guide/cgroup-v1/blkio-controller.rst)."""
+    sums = {"Read": [0, 0], "Write": [0, 0]}
+    for at, text in enumerate((moved, done)):
+        for line in text.splitlines():
+            _, *words = line.split()
+            if len(words) == 2 and words[0] in sums:
+                sums[words[0]][at] += int(words[1])
+    return Transfers(read_bytes=sums["Read"][0], write_bytes=sums["Write"][0], reads=sums["Read"][1], writes=sums["Write"][1])
 
 
 def parse_transfers(text: str) -> Transfers:

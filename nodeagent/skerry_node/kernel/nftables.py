@@ -142,6 +142,18 @@ class Nftables(netlink.Netlink):
         found = self._dump_whole(netlink.Message(_SUBSYSTEM | GET_ELEMENT, 0, body, f"list of set {name} of nft table {table.name}"))
         return [element for part in found for element in _parse_elements(part)]
 
+    def find_element(self, table: Table, name: str, key: bytes) -> Element | None:
+        """The element with *key*, without a walk over the set; None when there is none, or no such set."""
+        body = _FAMILY.pack(table.family, 0, 0) + netlink.text(1, table.name) + netlink.text(2, name) + _elements([element(key)])
+        what = f"look into set {name} of nft table {table.name}"
+        sequence = self._next()
+        self._socket.send(netlink.pack(netlink.Message(_SUBSYSTEM | GET_ELEMENT, 0, body, what), sequence, flags=netlink.ACK))
+        try:
+            found, _ = self._collect(sequence, what)
+        except FileNotFoundError:
+            return None
+        return next((each for part in found for each in _parse_elements(part)), None)
+
     def list_sets(self, table: Table) -> list[str]:
         """The names of the table's sets."""
         body = _FAMILY.pack(table.family, 0, 0) + netlink.text(1, table.name)
@@ -177,6 +189,8 @@ class Nftables(netlink.Netlink):
                     return found, is_whole
                 if kind == _ERROR:
                     number = netlink.error_number(body)
+                    if number == 0:  # an answer that was asked for, behind all else
+                        return found, is_whole
                     raise OSError(number, f"{what}: {netlink.explain(number, flags, body)}")
                 found.append(body)
 

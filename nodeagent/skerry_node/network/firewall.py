@@ -20,7 +20,7 @@ from skerry_node.network import chains, policy
 from skerry_node.network.policy import Address
 from skerry_node.network.ruleset import table_name
 
-_NAME_BYTES, _MAC_BYTES = 16, 8
+NAME_BYTES, _MAC_BYTES = 16, 8
 """IFNAMSIZ; a hardware address in registers of four bytes."""
 _MARK = struct.Struct("=I")
 MIN_ADMISSION_SECONDS, MAX_ADMISSION_SECONDS = 5, 3600
@@ -128,21 +128,6 @@ class Firewall:
             entry.admitted[address] = (name, now + held)
         if len(entry.admitted) > chains.MAX_ADMITTED:
             entry.admitted = {address: known for address, known in entry.admitted.items() if known[1] > now}
-
-    def read_denied(self) -> dict[int, int]:
-        """Packets refused by slot since it was taken: spoofed ones by the port, all others by the policy."""
-        found: dict[int, int] = dict.fromkeys(self._entries, 0)
-        by_link = {self._port_of(slot).link: slot for slot in self._entries}
-        for element in self._kernel.list_elements(self._ports, "refused_by_port"):
-            slot = by_link.get(element.key.rstrip(b"\x00").decode("ascii", "replace"))
-            if slot is not None:
-                found[slot] += element.packets
-        for version in (4, 6):
-            for element in self._kernel.list_elements(self._ip, f"denied{version}"):
-                slot = self._slot_of(chains.read_address(element.key, version))
-                if slot in found:
-                    found[slot] += element.packets
-        return found
 
     def refresh(self) -> None:
         """Read everything from the kernel; what is not whole there is removed, so that it counts as closed. Raises OSError."""
@@ -257,7 +242,7 @@ class Firewall:
 
     def _elements(self, port: Port, epochs: Mapping[Address, bytes]) -> list[tuple[nftables.Table, str, bytes, bytes]]:
         """Everything of a slot but its verdict: table, set, key, element."""
-        link, mac = port.link.encode().ljust(_NAME_BYTES, b"\x00"), bytes.fromhex(port.mac.replace(":", ""))
+        link, mac = port.link.encode().ljust(NAME_BYTES, b"\x00"), bytes.fromhex(port.mac.replace(":", ""))
         listed = [(self._ports, "refused_by_port", link, nftables.element(link))]
         pinned = list(epochs)
         if any(address.version == 6 for address in pinned):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from skerry_api.sandbox import parse_sandbox
 from skerry_node import usage
 from skerry_node.cgroup import details, group, hierarchy, stats
 from skerry_node.network import traffic
@@ -67,6 +68,14 @@ def test_io_is_handed_down_where_there_is_one(tmp_path: Path):
     assert written == ["+io", "cpu memory pids\n", "cpu memory pids\n"]
 
 
+def test_block_devices_of_version_1_add_up():
+    """Lines of blkio-controller.rst, two devices; the kernel's own totals are left out."""
+    moved = "254:0 Read 4096\n254:0 Write 8192\n254:0 Sync 1\n254:0 Total 12288\n7:0 Read 1\n7:0 Write 2\nTotal 12291\n"
+    done = "254:0 Read 1\n254:0 Write 2\n7:0 Read 3\nTotal 6\n"
+    assert details.parse_blkio(moved, done) == details.Transfers(read_bytes=4097, write_bytes=8194, reads=4, writes=2)
+    assert details.parse_blkio("", "Total 0\n") == details.Transfers()
+
+
 def test_a_link_is_read_from_its_other_end(tmp_path: Path):
     """What the host's end sends is what the sandbox receives; no link is None."""
     directory = tmp_path / "sk1" / "statistics"
@@ -81,11 +90,20 @@ def test_a_link_is_read_from_its_other_end(tmp_path: Path):
 def test_the_answer_says_null_for_what_is_not_counted():
     """The names are those of docs/streaming.md."""
     read = stats.Stats(1.5, 0.0, 9, 8, None, 0, 1, 0)
-    answer = usage.render_usage(read, details.Details(cache_bytes=1, swap_bytes=None, limit_bytes=None), None, disk_bytes=None)
+    spec = parse_sandbox(
+        {
+            "apiVersion": "skerry.dev/v1alpha1", "kind": "Sandbox", "metadata": {"name": "a"},
+            "spec": {"image": "a", "resources": {"limits": {"disk": "1Gi"}}, "network": {"bandwidth": {"egress": "10M"}}},
+        }
+    ).spec  # fmt: skip
+    bare = details.Details(cache_bytes=1, swap_bytes=None, limit_bytes=None)
+    answer = usage.render_usage(read, bare, None, known=usage.Known(), spec=spec)
     assert (answer["io"], answer["network"], answer["pressure"], answer["memory"]["swapBytes"]) == (None, None, None, None)
     full = details.Details(1, 2, 3, details.Transfers(4, 5, 6, 7), {"cpu": {"some": details.Stall(0.1, 0.2, 0.3, 0.4)}})
-    answer = usage.render_usage(read, full, traffic.Traffic(1, 2, 3, 4, 5, 6), disk_bytes=7)
-    assert answer["disk"] == {"usedBytes": 7}
+    answer = usage.render_usage(read, full, traffic.Traffic(1, 2, 3, 4, 5, 6), known=usage.Known(7, 8), spec=spec)
+    assert answer["disk"] == {"usedBytes": 7, "limitBytes": 1 << 30}
     assert answer["io"] == {"readBytes": 4, "writeBytes": 5, "reads": 6, "writes": 7}
     assert answer["network"]["sentDropped"] == 6
+    assert (answer["network"]["deniedPackets"], answer["network"]["ingressBitsPerSecond"]) == (8, None)
+    assert answer["network"]["egressBitsPerSecond"] == 10_000_000
     assert answer["pressure"] == {"cpu": {"some": {"avg10": 0.1, "avg60": 0.2, "avg300": 0.3, "totalSeconds": 0.4}}}
