@@ -129,9 +129,9 @@ async def test_files_that_come_change_and_go(world):
 async def agent_is_silent(_, agent):
     """Nothing for a while; looks at the queue, because a cancelled watch is over."""
     for _ in range(5):
-        agent.source._scan()
+        agent.source._shelf.scan()
         await asyncio.sleep(0)
-    return not agent.source._changes
+    return not agent.source._shelf.changes
 
 
 async def test_rewriting_the_same_is_no_change(world):
@@ -161,9 +161,9 @@ async def test_an_agent_that_starts_again_sees_the_same(world, moment):
         await source.delete(sandbox)
     if moment == "half deleted":  # killed between the file's removal and the record
         world.remove("default.hello.yaml")
-    source._scan()
+    source._shelf.scan()
     if moment == "half deleted":
-        source._scan()
+        source._shelf.scan()
     _, snapshot = await started(world)
     assert snapshot.sandboxes == source.sandboxes()
     if moment != "never":
@@ -302,6 +302,29 @@ async def test_create_writes_a_manifest_and_refuses_a_taken_name(world):
         await agent.source.create(manifest())
     with pytest.raises(InvalidManifest):
         await agent.source.create(manifest("bad name"))
+
+
+async def test_our_own_doors_look_at_no_other_file(world, monkeypatch):
+    """Among many manifests a creation and a deletion cost what they cost among few; a person's change in between is seen all the same."""
+    for number in range(5):
+        world.write(f"{number}.yaml", manifest(f"other-{number}"))
+    source = world.source()
+    for _ in range(2):  # what was read once may have changed within the same tick
+        source._shelf.scan()
+    source._shelf.changes.clear()
+    looks = []
+    monkeypatch.setattr(source._shelf, "scan", lambda: looks.append(1))
+    created = await source.create(manifest("own"))
+    other = next(each for each in source.sandboxes() if each.metadata.name == "other-3")
+    await source.delete(other)
+    await source.remove_finalizer(other)
+    told = [change.sandbox.metadata.name if isinstance(change, sources.Upsert) else change.uid for change in source._shelf.changes]
+    assert (told, looks) == (["own", "other-3", other.metadata.uid], [])
+    assert not (world.manifests / "3.yaml").exists()
+    world.write("new.yaml", manifest("theirs"))
+    monkeypatch.undo()
+    await source.delete(created)
+    assert {each.metadata.name for each in source.sandboxes()} == {"other-0", "other-1", "other-2", "other-4", "own", "theirs"}
 
 
 async def test_deleting_twice_or_a_successor_does_nothing(world):
