@@ -94,6 +94,7 @@ def parse_status(raw: Raw) -> sandbox.SandboxStatus:
         image_reference=image.get("reference"),
         image_digest=image.get("digest"),
         address=raw.get("address"),
+        addresses=tuple(raw.get("addresses") or ()),
         started_at=_time(raw.get("startedAt")),
         start_duration_milliseconds=raw.get("startDurationMilliseconds"),
         launch_type=raw.get("launchType"),

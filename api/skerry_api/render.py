@@ -43,6 +43,7 @@ def render_status(value: sandbox.SandboxStatus) -> dict[str, Any]:
         "conditions": [conditions.render_condition(each) for each in value.conditions],
         "image": {"reference": value.image_reference, "digest": value.image_digest},
         "address": value.address,
+        "addresses": list(value.addresses) or None,
         "startedAt": value.started_at,
         "startDurationMilliseconds": value.start_duration_milliseconds,
         "launchType": value.launch_type,

@@ -223,6 +223,8 @@ class SandboxStatus:
     image_reference: str | None = None
     image_digest: str | None = None
     address: str | None = None
+    addresses: tuple[str, ...] = ()
+    """That one, and where the node has a second range the one of IPv6."""
     started_at: str | None = None
     start_duration_milliseconds: int | None = None
     launch_type: str | None = None

@@ -23,6 +23,7 @@ from skerry_node.rootfs.filesystems import FilesystemFailed
 from skerry_node.settings import KeepBlobs, Settings
 from skerry_node.sources import Source
 
+_DEFAULT_RANGE, _MAX_PREFIX = "10.88.0.0/16", 29
 _EPILOG = """examples:
   skerry-agent --standalone --manifests /etc/skerry/manifests
   skerry-agent --node-name n1 --kubeconfig ~/.kube/config
@@ -54,6 +55,7 @@ def read_settings(arguments: argparse.Namespace) -> Settings:
     for name, flag in (("forbidden_ranges", "--forbidden-range"), ("cluster_ranges", "--cluster-range")):
         if name in given:
             given[name] = _parse_ranges(given[name], flag)
+    _check_address_ranges(given.get("address_range", _DEFAULT_RANGE), given.get("address_range6", ""))
     given["nameservers"] = tuple(given["nameservers"])
     given["host_path_prefixes"] = tuple(given.get("host_path_prefixes", ()))
     return Settings(**given)
@@ -92,6 +94,25 @@ def _nameservers() -> tuple[str, ...]:
     except FileNotFoundError:
         found = []
     return tuple(found)
+
+
+def _check_address_ranges(four: str, six: str) -> None:
+    """One of each family, and as wide as it must be. Exits with a sentence."""
+    try:
+        network = ipaddress.IPv4Network(four)
+    except ValueError as error:
+        sys.exit(f"skerry-agent: --address-range: write a network of IPv4, for example 10.88.0.0/16: {error}")
+    if network.prefixlen > _MAX_PREFIX:
+        sys.exit(f"skerry-agent: --address-range: write one of at least 8 addresses, /{_MAX_PREFIX} or wider")
+    if not six:
+        return
+    try:
+        network6 = ipaddress.IPv6Network(six)
+    except ValueError as error:
+        sys.exit(f"skerry-agent: --address-range6: write a network of IPv6, for example fd58:5e::/64: {error}")
+    if network6.num_addresses < network.num_addresses:
+        widest = 128 - (32 - network.prefixlen)
+        sys.exit(f"skerry-agent: --address-range6: write one with an address for each of --address-range, /{widest} or wider")
 
 
 def _parse_ranges(given: Sequence[str], flag: str) -> tuple[str, ...]:
@@ -150,6 +171,7 @@ _FLAGS: tuple[tuple[str, type, str], ...] = (
     ("cgroup-parent", str, "the cgroup that holds the sandboxes (default: skerry)"),
     ("bridge", str, "the bridge of the sandboxes' network (default: skerry0)"),
     ("address-range", str, "addresses of the sandboxes (default: 10.88.0.0/16)"),
+    ("address-range6", str, "a second range, of IPv6, such as fd58:5e::/64: each sandbox has an address of both then"),
     ("id-base", int, "first host id of the sandboxes' ranges"),
     ("shells", int, "how many shells to keep prepared (default: 4)"),
     ("scratch-bytes", int, "size of the filesystem of writable layers; 0: a plain directory"),

@@ -30,9 +30,10 @@ def ensure(settings: Settings) -> tuple[observe.View, int]:
     scratch.ensure_scratch(settings.state_dir, settings.scratch_bytes)
     disks.adopt(settings.volumes_dir, settings.scratch_dir)
     groups = ensure_groups(settings)
-    gateway = settings.network[ipam.GATEWAY_SLOT]
-    ruleset.ensure_rules(layouts.make_layout(settings))  # they match by name: they stand before the link is up
-    index = bridge.ensure_bridge(settings.bridge, network=settings.network, gateway=gateway)
+    layout = layouts.make_layout(settings)
+    ruleset.ensure_rules(layout)  # they match by name: they stand before the link is up
+    gateways = [ipaddress.ip_interface((network[ipam.GATEWAY_SLOT], network.prefixlen)) for network in layout.networks]
+    index = bridge.ensure_bridge(settings.bridge, gateways)
     leases = make_leases(settings)
     view = observe.View(
         runtime_fd=_open(settings.sandboxes_dir),
@@ -61,8 +62,8 @@ def ensure_groups(settings: Settings) -> group.Parent:
 
 def make_leases(settings: Settings) -> ipam.Ipam:
     """The node's leases."""
-    network: ipaddress.IPv4Network = settings.network
-    return ipam.Ipam(settings.leases_dir, network=network, id_base=settings.id_base, link_prefix=layouts.port_prefix(settings))
+    prefix = layouts.port_prefix(settings)
+    return ipam.Ipam(settings.leases_dir, network=settings.network, network6=settings.network6, id_base=settings.id_base, link_prefix=prefix)
 
 
 def make_firewall(settings: Settings, leases: ipam.Ipam) -> firewall.Firewall:
@@ -79,16 +80,16 @@ def make_refusals(settings: Settings, leases: ipam.Ipam) -> refusals.Refusals:
 
 
 def _port_of(leases: ipam.Ipam) -> Callable[[int], firewall.Port]:
-    return lambda slot: firewall.Port(slot, leases.veth_name(slot), leases.mac(slot), (leases.address(slot),))
+    return lambda slot: firewall.Port(slot, leases.veth_name(slot), leases.mac(slot), leases.addresses(slot))
 
 
 def make_ports(settings: Settings, leases: ipam.Ipam) -> ports.Ports:
     """What the node publishes, as the last agent left it, with the rules for it in place. Raises ruleset.RulesFailed, OSError."""
 
     def ensure() -> None:
-        portrules.ensure_rules(settings.bridge, settings.network, link_prefix=leases.link_prefix)
+        portrules.ensure_rules(settings.bridge, settings.network, link_prefix=leases.link_prefix, network6=settings.network6)
 
-    made = ports.Ports(portrules.table_name(settings.bridge), lambda slot: (leases.address(slot),), link_name=leases.veth_name, ensure_rules=ensure)
+    made = ports.Ports(portrules.table_name(settings.bridge), leases.addresses, link_name=leases.veth_name, ensure_rules=ensure)
     made.repair(must_ensure=True)
     return made
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import dataclasses
 from typing import TYPE_CHECKING
 
 from skerry_api.sandbox import NetworkMode, Sandbox
@@ -31,7 +31,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         )
     hostname = (spec.hostname or sandbox.metadata.name)[:_MAX_HOSTNAME]
     shell = make_shell(hands, slot=slot, with_link=mode is NetworkMode.BRIDGE)
-    address = shell.link.address if shell.link is not None else None
+    addresses = [address for address in (shell.link.address, shell.link.address6) if address] if shell.link is not None else ["127.0.1.1"]
     return wire.Launch(
         uid=sandbox.metadata.uid,
         attempt=attempt,
@@ -43,7 +43,7 @@ def order(sandbox: Sandbox, image: Image, hands: Hands, *, slot: int, attempt: i
         working_dir=spec.working_dir or image.config.working_dir or "/",
         user=spec.user or image.config.user or "",
         hostname=hostname,
-        hosts=_LOCALHOST + (f"{address}\t{hostname}\n" if address else f"127.0.1.1\t{hostname}\n"),
+        hosts=_LOCALHOST + "".join(f"{address}\t{hostname}\n" for address in addresses),
         resolv_conf=_resolv_conf(hands, mode),
         read_only=spec.security.read_only_root_filesystem,
         capabilities=_capabilities(sandbox),
@@ -63,7 +63,7 @@ def root_layers(image: Image) -> tuple[str, ...]:
 def make_shell(hands: Hands, *, slot: int, with_link: bool) -> wire.Shell:
     """The namespaces of *slot*: its id range and, with a bridge, its link."""
     leases = hands.view.leases
-    network: ipaddress.IPv4Network = hands.settings.network
+    network, network6 = hands.settings.network, hands.settings.network6
     base, _ = leases.id_range(slot)
     link = None
     if with_link:
@@ -71,10 +71,13 @@ def make_shell(hands: Hands, *, slot: int, with_link: bool) -> wire.Shell:
             host_name=leases.veth_name(slot),
             bridge_index=hands.bridge_index,
             mac=leases.mac(slot),
-            address=str(leases.address(slot)),
+            address=str(network[slot]),
             prefix=network.prefixlen,
-            gateway=str(leases.address(ipam.GATEWAY_SLOT)),
+            gateway=str(network[ipam.GATEWAY_SLOT]),
         )
+        if network6 is not None:
+            gateway6 = str(network6[ipam.GATEWAY_SLOT])
+            link = dataclasses.replace(link, address6=str(network6[slot]), prefix6=network6.prefixlen, gateway6=gateway6)
     return wire.Shell(slot=slot, id_base=base, link=link)
 
 

@@ -179,10 +179,10 @@ def _report(
     image: Image | None,
     problem: Problem | None,
 ) -> SandboxStatus:
-    address = None
+    addresses: tuple[str, ...] = ()
     if observed.slot is not None and sandbox.spec.network.mode == "Bridge":
-        address = str(hands.view.leases.address(observed.slot))
-    facts = report.Facts(image_digest=image.digest if image is not None else None, address=address)
+        addresses = tuple(str(address) for address in hands.view.leases.addresses(observed.slot))
+    facts = report.Facts(image_digest=image.digest if image is not None else None, addresses=addresses)
     now = report.render_time(time.time_ns())[:19] + "Z"
     return report.status(sandbox, desired, observed, problem=problem, facts=facts, now=now)
 

@@ -39,10 +39,10 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What status tells besides the observation: image and address, found when the process was started."""
+    """What status tells besides the observation: image and addresses, found when the process was started."""
 
     image_digest: str | None = None
-    address: str | None = None
+    addresses: tuple[str, ...] = ()
 
 
 def classify(status: int | None, *, life: Life, counted: Counted, finished_ns: int, limits: Limits) -> Termination:
@@ -100,7 +100,8 @@ def status(sandbox: Sandbox, desired: Desired, observed: Observed, *, problem: P
         conditions=merge_conditions(old.conditions, conditions),
         image_reference=sandbox.spec.image,
         image_digest=facts.image_digest or old.image_digest,
-        address=facts.address if isinstance(observed.process, Running) else None,
+        address=next(iter(facts.addresses), None) if isinstance(observed.process, Running) else None,
+        addresses=facts.addresses if isinstance(observed.process, Running) else (),
         started_at=render_time(life.started_ns) if life.started_ns else None,
         start_duration_milliseconds=life.start_milliseconds if life.started_ns else None,
         launch_type=("Warm" if life.is_warm else "Cold") if life.started_ns else None,

@@ -32,6 +32,8 @@ class Settings:
     cgroup_parent: str = "skerry"
     bridge: str = "skerry0"
     address_range: str = "10.88.0.0/16"
+    address_range6: str = ""
+    """A second one, of IPv6: each sandbox has an address of both then."""
     id_base: int = 1_000_013_824 & ~0xFFFF
     """First host id of slot 0; far above the ids that /etc/subuid hands to people."""
     keeper_outside: bool = False
@@ -89,6 +91,11 @@ class Settings:
     def network(self) -> ipaddress.IPv4Network:
         """The address range as a network."""
         return ipaddress.IPv4Network(self.address_range)
+
+    @property
+    def network6(self) -> ipaddress.IPv6Network | None:
+        """The second address range as a network."""
+        return ipaddress.IPv6Network(self.address_range6) if self.address_range6 else None
 
     @property
     def keeper_socket(self) -> str:

@@ -79,11 +79,7 @@ class Node:
     def __init__(self) -> None:
         sh("ip link set lo up")
         ruleset.ensure_rules(LAYOUT)
-        self.index = bridge.ensure_bridge(BRIDGE, network=NETWORK, gateway=NETWORK[1])
-        for path, value in ((f"conf/{BRIDGE}/disable_ipv6", "0"), ("conf/all/forwarding", "1")):
-            with open(f"/proc/sys/net/ipv6/{path}", "w", encoding="ascii") as file:
-                file.write(value)
-        sh(f"ip -6 address add {NETWORK6[1]}/64 dev {BRIDGE} nodad")
+        self.index = bridge.ensure_bridge(BRIDGE, [ipaddress.ip_interface((net[1], net.prefixlen)) for net in (NETWORK, NETWORK6)])
         self.firewall = firewall.Firewall(BRIDGE, port_of=port_of, slot_of=slot_of)
         self.refusals = refusals.Refusals(BRIDGE, port_of=port_of, slot_of=slot_of)
         self.policies: dict[int, egress.Egress] = {}

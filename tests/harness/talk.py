@@ -11,24 +11,27 @@ from collections.abc import Iterator
 SERVER = """
 import socket, sys, threading
 port = int(sys.argv[1])
-tcp = socket.create_server(("0.0.0.0", port), backlog=64)
-udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.bind(("0.0.0.0", port))
+tcp = socket.create_server(("::", port), family=socket.AF_INET6, backlog=64, dualstack_ipv6=True)
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+udp.bind(("::", port))
+def answer(peer):
+    return sys.argv[2].encode() + b" " + peer[0].removeprefix("::ffff:").encode()
 def serve_udp():
     while True:
         data, peer = udp.recvfrom(100)
-        udp.sendto(sys.argv[2].encode() + b" " + peer[0].encode(), peer)
+        udp.sendto(answer(peer), peer)
 threading.Thread(target=serve_udp, daemon=True).start()
 print("up", flush=True)
 while True:
     connection, peer = tcp.accept()
     with connection:
-        connection.sendall(sys.argv[2].encode() + b" " + peer[0].encode())
+        connection.sendall(answer(peer))
 """
 CLIENT = """
 import socket, sys
 kind = socket.SOCK_STREAM if sys.argv[1] == "TCP" else socket.SOCK_DGRAM
-with socket.socket(socket.AF_INET, kind) as probe:
+with socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, kind) as probe:
     probe.settimeout(float(sys.argv[4]))
     try:
         probe.connect((sys.argv[2], int(sys.argv[3])))

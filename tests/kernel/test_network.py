@@ -23,6 +23,7 @@ NETWORK = ipaddress.IPv4Network(f"10.{SECOND}.77.0/28")
 OTHER_NETWORK = ipaddress.IPv4Network(f"10.{SECOND}.78.0/28")
 OUTSIDE = f"10.{SECOND}.79.2"
 GATEWAY = NETWORK[1]
+GATEWAY_INTERFACE = ipaddress.ip_interface((GATEWAY, NETWORK.prefixlen))
 MARK = claims.claim_mark("nw")
 BRIDGE = f"skerry{MARK}"
 LAYOUT = ruleset.Layout(BRIDGE, f"sk{MARK}-", (NETWORK,), (GATEWAY,), ranges.make_ranges(sandboxes=[NETWORK]))
@@ -122,7 +123,7 @@ def slot_of(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int | Non
 @pytest.fixture
 def net() -> Iterator[Net]:
     ruleset.ensure_rules(LAYOUT)
-    found = Net(bridge.ensure_bridge(BRIDGE, network=NETWORK, gateway=GATEWAY))
+    found = Net(bridge.ensure_bridge(BRIDGE, [GATEWAY_INTERFACE]))
     yield found
     for inside in found.made:
         inside.close()
@@ -245,8 +246,8 @@ def test_the_bridge_keeps_its_hardware_address_as_ports_come_and_go(net: Net):
 
 def test_the_bridge_is_made_once_and_follows_the_range(net: Net):
     """Again is fine; another range replaces the address; IPv6 stays off."""
-    assert bridge.ensure_bridge(BRIDGE, network=NETWORK, gateway=GATEWAY) == net.index
-    assert bridge.ensure_bridge(BRIDGE, network=OTHER_NETWORK, gateway=OTHER_NETWORK[1]) == net.index
+    assert bridge.ensure_bridge(BRIDGE, [GATEWAY_INTERFACE]) == net.index
+    assert bridge.ensure_bridge(BRIDGE, [ipaddress.ip_interface((OTHER_NETWORK[1], OTHER_NETWORK.prefixlen))]) == net.index
     shown = subprocess.run(["ip", "-o", "address", "show", "dev", BRIDGE], capture_output=True, text=True, check=True).stdout
     assert re.findall(r"inet6? (\S+)", shown) == [f"10.{SECOND}.78.1/28"]
 
@@ -255,7 +256,7 @@ def test_a_link_that_is_no_bridge_is_left_alone(net: Net):
     """Somebody else's link of our name: refused with a sentence, and never removed."""
     net.join(2)
     with pytest.raises(FileExistsError, match="is no bridge; remove it, or start the agent with another --bridge"):
-        bridge.ensure_bridge(port(2), network=NETWORK, gateway=GATEWAY)
+        bridge.ensure_bridge(port(2), [GATEWAY_INTERFACE])
     bridge.remove_bridge(port(2))
     assert link.link_index(port(2)) > 0
 

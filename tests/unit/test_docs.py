@@ -26,7 +26,7 @@ TOP = {path.name for path in ROOT.iterdir() if path.is_dir()} - {".venv", ".git"
 WHERE_NAMES_LIE = (ROOT, ROOT / "nodeagent/skerry_node")
 _PATH = re.compile(r"(?<![\w/.~$-])[\w.-]+(?:/[\w.*-]+)+/?|(?<![\w/.-])[\w-]+\.(?:py|yaml|toml|lock)\b")
 _LINK = re.compile(r"\]\(([^)#]+)[^)]*\)")
-_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _BULLET = re.compile(r"^- ((?:`-[^`]+`(?:, )?)+)", re.MULTILINE)
 MAX_COLUMNS = 150
 

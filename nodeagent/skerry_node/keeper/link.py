@@ -22,6 +22,8 @@ _IFLA_BRPORT_ISOLATED = 33
 _IFA_ADDRESS, _IFA_LOCAL, _RTA_OIF, _RTA_GATEWAY = 1, 2, 4, 5
 _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST = 254, 3, 0, 1
 _UP = 1
+_NO_DETECTION = 0x02
+"""IFA_F_NODAD (linux/if_addr.h): the address is ours to give, and is there at once."""
 _LOOPBACK_INDEX = 1
 """The loopback of every network namespace has index 1."""
 INNER_NAME = "eth0"
@@ -51,13 +53,12 @@ class Rtnl(netlink.Netlink):
         messages = [_bring_up(_LOOPBACK_INDEX, "lo")]
         if link is not None:
             index = link_index(INNER_NAME)
-            address = socket.inet_aton(link.address)
-            body = _IFADDR.pack(socket.AF_INET, link.prefix, 0, 0, index)
-            body += netlink.attribute(_IFA_LOCAL, address) + netlink.attribute(_IFA_ADDRESS, address)
-            what = f"address {link.address}/{link.prefix}"
-            messages.append(netlink.Message(_RTM_NEWADDR, netlink.CREATE | netlink.EXCL, body, what))
+            messages.append(_new_address(link.address, link.prefix, index))
             messages.append(_bring_up(index, INNER_NAME))
             messages.append(_default_route(link.gateway, index))
+            if link.address6:  # behind the link's coming up, which makes the way to the gateway
+                messages.append(_new_address(link.address6, link.prefix6, index))
+                messages.append(_default_route(link.gateway6, index))
         self.ask(*messages)
 
     def _isolate(self, name: str) -> None:
@@ -90,7 +91,20 @@ def _bring_up(index: int, name: str) -> netlink.Message:
     return netlink.Message(_RTM_NEWLINK, 0, _IFINFO.pack(0, 0, index, _UP, _UP), f"bring up {name}")
 
 
+def _new_address(address: str, prefix: int, index: int) -> netlink.Message:
+    family, raw = _parse_address(address)
+    body = _IFADDR.pack(family, prefix, _NO_DETECTION if family == socket.AF_INET6 else 0, 0, index)
+    body += netlink.attribute(_IFA_LOCAL, raw) + netlink.attribute(_IFA_ADDRESS, raw)
+    return netlink.Message(_RTM_NEWADDR, netlink.CREATE | netlink.EXCL, body, f"address {address}/{prefix}")
+
+
+def _parse_address(text: str) -> tuple[int, bytes]:
+    family = socket.AF_INET6 if ":" in text else socket.AF_INET
+    return family, socket.inet_pton(family, text)
+
+
 def _default_route(gateway: str, index: int) -> netlink.Message:
-    body = _RTMSG.pack(socket.AF_INET, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
-    body += netlink.attribute(_RTA_GATEWAY, socket.inet_aton(gateway)) + netlink.number(_RTA_OIF, index)
+    family, raw = _parse_address(gateway)
+    body = _RTMSG.pack(family, 0, 0, 0, _RT_TABLE_MAIN, _RTPROT_BOOT, _RT_SCOPE_UNIVERSE, _RTN_UNICAST, 0)
+    body += netlink.attribute(_RTA_GATEWAY, raw) + netlink.number(_RTA_OIF, index)
     return netlink.Message(_RTM_NEWROUTE, netlink.CREATE | netlink.EXCL, body, f"default route by {gateway}")

@@ -30,6 +30,10 @@ class Link:
     address: str
     prefix: int
     gateway: str
+    address6: str = ""
+    prefix6: int = 0
+    gateway6: str = ""
+    """Of IPv6; empty without."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import struct
+from collections.abc import Sequence
 
 from skerry_node.kernel import netlink
 
@@ -20,29 +21,46 @@ _RTM_SETLINK = 19
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFA_ADDRESS, _IFA_LOCAL = 1, 3, 18, 1, 1, 2
 _IFLA_PROTINFO, _IFLA_BRPORT_MODE, _IFLA_BRPORT_ISOLATED = 12, 4, 33
 _UP = 1
-_IP_FORWARD = "/proc/sys/net/ipv4/ip_forward"
+_IP_FORWARD, _IP6_CONF = "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf"
+_NO_DETECTION, _LINK_SCOPE = 0x02, 253
+"""IFA_F_NODAD: usable at once, for nobody else can have it; RT_SCOPE_LINK."""
 
 
-def ensure_bridge(name: str, *, network: ipaddress.IPv4Network, gateway: ipaddress.IPv4Address) -> int:
-    """Have bridge *name* up with *gateway* as its one address, and this host forwarding; returns the bridge's index. Raises OSError.
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
-    Its hardware address is fixed: left alone it changes with its ports, and every sandbox would lose its gateway for a while.
+
+def ensure_bridge(name: str, gateways: Sequence[Interface]) -> int:
+    """Have bridge *name* up with *gateways* as its addresses, the first of IPv4, and this host forwarding; returns its index. Raises OSError.
+
+    At most one of each family. Its hardware address is fixed: left alone it changes with its ports, and every sandbox would lose its gateway for
+    a while.
     """
+    has_six = any(each.version == 6 for each in gateways)
     with netlink.Netlink() as rtnl:
         _ensure_link(rtnl, name)
         index = socket.if_nametoindex(name)
-        for setting, value in (("accept_ra", "0"), ("disable_ipv6", "1")):
-            with contextlib.suppress(FileNotFoundError):  # a kernel without IPv6
-                _write(f"/proc/sys/net/ipv6/conf/{name}/{setting}", value)
-        _ensure_address(rtnl, name, index, ipaddress.IPv4Interface((gateway, network.prefixlen)))
-        body = _IFINFO.pack(0, 0, index, _UP, _UP) + netlink.attribute(_IFLA_ADDRESS, b"\x02\x58" + gateway.packed)
+        for setting, value in (("accept_ra", "0"), ("disable_ipv6", "0" if has_six else "1")):
+            with contextlib.suppress(*(() if has_six else (FileNotFoundError,))):  # a kernel without IPv6
+                _write(f"{_IP6_CONF}/{name}/{setting}", value)
+        for family in (socket.AF_INET, socket.AF_INET6) if has_six else (socket.AF_INET,):
+            _ensure_address(rtnl, name, index, next(each for each in gateways if _family(each) == family))
+        body = _IFINFO.pack(0, 0, index, _UP, _UP) + netlink.attribute(_IFLA_ADDRESS, b"\x02\x58" + gateways[0].packed)
         rtnl.ask(netlink.Message(_RTM_NEWLINK, 0, body, f"bring up bridge {name}"))
     _write(f"/proc/sys/net/ipv4/conf/{name}/route_localnet", "1")  # ports published on the node's loopback; see portrules
-    with open(_IP_FORWARD, encoding="ascii") as file:
-        is_forwarding = file.read().strip() == "1"
-    if not is_forwarding:
+    if _read(_IP_FORWARD) != "1":
         _write(_IP_FORWARD, "1")
+    if has_six and _read(f"{_IP6_CONF}/all/forwarding") != "1":
+        _forward_six()
     return index
+
+
+def _forward_six() -> None:
+    """A host that forwards believes no router any more, unless told (ip-sysctl.rst, accept_ra): the node keeps the way out that it has."""
+    for link in os.listdir(_IP6_CONF):
+        if link != "all" and _read(f"{_IP6_CONF}/{link}/accept_ra") == "1":
+            with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                _write(f"{_IP6_CONF}/{link}/accept_ra", "2")
+    _write(f"{_IP6_CONF}/all/forwarding", "1")
 
 
 def remove_bridge(name: str) -> None:
@@ -94,15 +112,15 @@ def _ensure_link(rtnl: netlink.Netlink, name: str) -> None:
             raise FileExistsError(errno.EEXIST, problem) from error
 
 
-def _ensure_address(rtnl: netlink.Netlink, name: str, index: int, wanted: ipaddress.IPv4Interface) -> None:
-    """The bridge is ours alone: what it has of another address range goes."""
-    has_wanted = False
-    for body in rtnl.dump(netlink.Message(_RTM_GETADDR, 0, _IFADDR.pack(socket.AF_INET, 0, 0, 0, 0), "list addresses")):
-        _, prefix, _, _, owner = _IFADDR.unpack_from(body)
-        if owner != index:
+def _ensure_address(rtnl: netlink.Netlink, name: str, index: int, wanted: Interface) -> None:
+    """The bridge is ours alone: what it has of another address range goes. Link-local addresses are the kernel's."""
+    family, has_wanted = _family(wanted), False
+    for body in rtnl.dump(netlink.Message(_RTM_GETADDR, 0, _IFADDR.pack(family, 0, 0, 0, 0), "list addresses")):
+        _, prefix, _, scope, owner = _IFADDR.unpack_from(body)
+        if owner != index or scope == _LINK_SCOPE:
             continue
-        local = netlink.parse_attributes(body, _IFADDR.size)[_IFA_LOCAL]
-        found = ipaddress.IPv4Interface((local, prefix))
+        attributes = netlink.parse_attributes(body, _IFADDR.size)
+        found = ipaddress.ip_interface((attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS], prefix))
         if found == wanted:
             has_wanted = True
         else:
@@ -112,10 +130,19 @@ def _ensure_address(rtnl: netlink.Netlink, name: str, index: int, wanted: ipaddr
         rtnl.ask(_address_message(_RTM_NEWADDR, flags, wanted, index=index, what=f"give {wanted} to bridge {name}"))
 
 
-def _address_message(kind: int, flags: int, address: ipaddress.IPv4Interface, *, index: int, what: str) -> netlink.Message:
-    body = _IFADDR.pack(socket.AF_INET, address.network.prefixlen, 0, 0, index)
+def _address_message(kind: int, flags: int, address: Interface, *, index: int, what: str) -> netlink.Message:
+    body = _IFADDR.pack(_family(address), address.network.prefixlen, _NO_DETECTION if address.version == 6 else 0, 0, index)
     body += netlink.attribute(_IFA_LOCAL, address.ip.packed) + netlink.attribute(_IFA_ADDRESS, address.ip.packed)
     return netlink.Message(kind, flags, body, what)
+
+
+def _family(address: Interface) -> int:
+    return socket.AF_INET6 if address.version == 6 else socket.AF_INET
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read().strip()
 
 
 def _is_bridge(name: str) -> bool:

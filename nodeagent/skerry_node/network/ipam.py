@@ -37,12 +37,14 @@ class Lease:
 class Ipam:
     """The leases of one node. The files are the truth; this holds a copy for speed, and is the only writer."""
 
-    def __init__(self, leases_dir: str, *, network: ipaddress.IPv4Network, id_base: int, link_prefix: str) -> None:
+    def __init__(
+        self, leases_dir: str, *, network: ipaddress.IPv4Network, id_base: int, link_prefix: str, network6: ipaddress.IPv6Network | None = None
+    ) -> None:
         self.before_release: Callable[[int], None] = lambda _: None
         """Called with a slot before it is free: what the kernel holds of it must go first. May raise OSError; the slot stays taken then."""
         os.makedirs(leases_dir, mode=0o700, exist_ok=True)
         self._directory_fd = os.open(leases_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._network = network
+        self._network, self._network6 = network, network6
         self._id_base = id_base
         self._link_prefix = link_prefix
         self._slots = min(network.num_addresses - 1, MAX_SLOTS)
@@ -101,11 +103,16 @@ class Ipam:
         """The address of *slot*."""
         return self._network[slot]
 
+    def addresses(self, slot: int) -> tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, ...]:
+        """All of *slot*: the same place in each range, so that one lease covers them."""
+        return (self._network[slot],) if self._network6 is None else (self._network[slot], self._network6[slot])
+
     def find_slot(self, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int | None:
         """The slot whose address that is, taken or not; None when it is none of ours."""
-        if not isinstance(address, ipaddress.IPv4Address) or address not in self._network:
+        network = self._network if address.version == self._network.version else self._network6
+        if network is None or address not in network:
             return None
-        slot = int(address) - int(self._network.network_address)
+        slot = int(address) - int(network.network_address)
         return slot if FIRST_SLOT <= slot < self._slots else None
 
     def id_range(self, slot: int) -> tuple[int, int]:

@@ -18,5 +18,7 @@ def ifb_name(settings: Settings) -> str:
 
 def make_layout(settings: Settings) -> ruleset.Layout:
     """The bridge, its ports, its networks and addresses, and what is closed."""
-    closed = ranges.make_ranges(sandboxes=[settings.network], cluster=settings.cluster_ranges, forbidden=settings.forbidden_ranges)
-    return ruleset.Layout(settings.bridge, port_prefix(settings), (settings.network,), (settings.network[ipam.GATEWAY_SLOT],), closed)
+    networks = (settings.network,) if settings.network6 is None else (settings.network, settings.network6)
+    gateways = tuple(network[ipam.GATEWAY_SLOT] for network in networks)
+    closed = ranges.make_ranges(sandboxes=networks, cluster=settings.cluster_ranges, forbidden=settings.forbidden_ranges)
+    return ruleset.Layout(settings.bridge, port_prefix(settings), networks, gateways, closed)

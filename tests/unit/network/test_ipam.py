@@ -163,3 +163,13 @@ def test_a_kill_at_any_call_leaves_whole_leases(tmp_path: Path, monkeypatch: pyt
     assert sorted(os.listdir(tmp_path)) == sorted(str(lease.slot) for lease in found.list())
     if change != "release":
         assert 2 in [lease.slot for lease in found.list()]
+
+
+def test_a_second_range_has_the_same_places(tmp_path):
+    """One lease covers both addresses; each is found by its slot again, and others are nobody's."""
+    six = ipaddress.IPv6Network("fd58:5e::/64")
+    leases = ipam.Ipam(str(tmp_path), network=NETWORK, network6=six, id_base=ID_BASE, link_prefix="skt1-")
+    slot = leases.acquire("u").slot
+    assert leases.addresses(slot) == (NETWORK[slot], six[slot])
+    assert [leases.find_slot(address) for address in leases.addresses(slot)] == [slot, slot]
+    assert [leases.find_slot(address) for address in (six[0], six[1], six[1 << 40], ipaddress.ip_address("fd58:5f::2"))] == [None] * 4

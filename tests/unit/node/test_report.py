@@ -55,7 +55,7 @@ RUNNING = Observed(uid="u", has_runtime=True, process=Running(7, 0, 1.0, handles
 
 def _status(observed: Observed, problem: Problem | None = None, sandbox: api.Sandbox = SANDBOX) -> api.SandboxStatus:
     desired = model.desire(sandbox, expires_objects=False)
-    return report.status(sandbox, desired, observed, problem=problem, facts=report.Facts(address="10.0.0.2"), now="2026-01-01T00:00:00Z")
+    return report.status(sandbox, desired, observed, problem=problem, facts=report.Facts(addresses=("10.0.0.2",)), now="2026-01-01T00:00:00Z")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,6 @@ def test_a_status_that_says_the_same_is_the_same():
     first = _status(RUNNING)
     again = report.status(
         dataclasses.replace(SANDBOX, status=first), model.desire(SANDBOX, expires_objects=False), RUNNING, problem=None,
-        facts=report.Facts(address="10.0.0.2"), now="2027-07-07T00:00:00Z",
+        facts=report.Facts(addresses=("10.0.0.2",)), now="2027-07-07T00:00:00Z",
     )  # fmt: skip
     assert again == first
