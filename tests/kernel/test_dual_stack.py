@@ -71,6 +71,13 @@ def test_what_is_closed_is_closed_by_both(node, beyond):
         assert talk.ask(own, "TCP", str(RANGE[1]), 80, seconds=0.5) == "nothing"
         assert talk.ask(own, "TCP", NEAR, 80, seconds=0.5) == "nothing"
         assert node.client.usage("a")["network"]["deniedPackets"] >= before + 2
+        shown = subprocess.run(
+            ["ip", "-6", "-o", "addr", "show", "dev", node.place.bridge, "scope", "link"], capture_output=True, text=True, check=True
+        )
+        link_local = shown.stdout.split()[3].partition("/")[0]
+        with talk.server(os.getpid(), port := free_port(), "node"):
+            assert talk.ask(None, "TCP", str(RANGE[1]), port).startswith("node ")
+            assert talk.ask(own, "TCP", f"{link_local}%eth0", port, seconds=0.5) == "nothing"
 
 
 def test_nobody_speaks_for_another_address(node, beyond):
