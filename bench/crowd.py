@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Iterable
 
-import skerry
 from bench.row import Row
 from tests.harness import images, standalone
 
@@ -49,8 +48,5 @@ def measure(directory: str) -> Iterable[Row]:
 
 
 def _is_there(agent: standalone.Standalone, name: str) -> bool:
-    try:
-        agent.client.get(name)
-    except skerry.errors.Refused:
-        return False
-    return True
+    """By its record, which goes last: a request would take the agent's time from what is measured."""
+    return os.path.lexists(os.path.join(agent.place.state_dir, "status", f"default.{name}.yaml"))
