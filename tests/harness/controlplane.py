@@ -142,6 +142,17 @@ class ControlPlane:
         with urllib.request.urlopen(request, timeout=120, context=self._tls) as answer:
             return bytes(answer.read())
 
+    def write(self, method: str, path: str, body: Any, *, kind: str = "application/json") -> tuple[int, Any]:
+        """Status and answer of a request as admin, a refusal too; *kind* is the body's media type."""
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": kind}
+        request = urllib.request.Request(self.url + path, method=method, headers=headers, data=json.dumps(body).encode())
+        try:
+            with urllib.request.urlopen(request, timeout=120, context=self._tls) as answer:
+                return int(answer.status), json.loads(answer.read())
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.loads(refusal.read())
+
     def apply_crds(self) -> None:
         """Apply crds/ and wait until each is served."""
         self.kubectl("apply", "--server-side", "-f", CRDS)
