@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 
@@ -42,7 +43,7 @@ def _start_runc(directory: str) -> Callable[[], object]:
         shutil.copy(images.BUSYBOX, os.path.join(bundle, "rootfs", "bin", name))
     peers.write_bundle(bundle, ["/bin/sleep", "100000"])
     runc = ["runc", "--root", f"{directory}/runc"]
-    engines.run([*runc, "run", "--detach", "--bundle", bundle, "skhands"])
+    subprocess.run([*runc, "run", "--detach", "--bundle", bundle, "skhands"], check=True, stdout=subprocess.DEVNULL)  # the program keeps it open
     return lambda: engines.run([*runc, "exec", "skhands", "/bin/true"])
 
 
