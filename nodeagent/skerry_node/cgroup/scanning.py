@@ -83,6 +83,8 @@ class Scanner:
                 opened[path] = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._fds[controller] = opened[path]
         self._absent: set[str] = set()
+        self._without_io: set[str] = set()
+        """Who had no group in the hierarchy of block devices at the last of their _FULL readings: most, and to look costs as much as all else."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -114,12 +116,18 @@ class Scanner:
             raise
 
     def _read(self, uid: str) -> Counters:
-        last, mark = self._last.get(uid), self._read_mark(uid)
+        last = self._last.get(uid)
+        if last is None or last.left <= 0:
+            self._without_io.discard(uid)
+        mark = self._read_mark(uid)
         if last is not None and last.mark == mark and last.left > 0:
             last.left -= 1
             return last.counters
         counters = self._read_v2(uid, mark) if self._version == 2 else self._read_v1(uid, mark)
-        left = _FULL - 1 if last is not None else len(self._last) % _FULL  # those that were found together take turns
+        if last is None:
+            left = len(self._last) % _FULL  # those that were found together take turns
+        else:
+            left = last.left - 1 if last.left > 0 else _FULL - 1
         self._last[uid] = _Last(mark, counters, left)
         return counters
 
@@ -129,10 +137,14 @@ class Scanner:
             waits = (self._optional("cpu", uid, f"{resource}.pressure") for resource in _PRESSURES)
             return self._get("cpu", uid, "cpu.stat"), self._get("memory", uid, "memory.current"), self._optional("cpu", uid, "io.stat"), *waits
         used = self._get("cpuacct" if "cpuacct" in self._fds else "cpu", uid, "cpuacct.usage")
-        return used, self._get("memory", uid, "memory.usage_in_bytes"), *(self._optional(hierarchy.BLKIO, uid, name) for name in _BLKIO)
+        moved, done = (None, None) if uid in self._without_io else (self._optional(hierarchy.BLKIO, uid, name) for name in _BLKIO)
+        if moved is None:
+            self._without_io.add(uid)
+        return used, self._get("memory", uid, "memory.usage_in_bytes"), moved, done
 
     def _forget(self, uid: str) -> None:
         self._last.pop(uid, None)
+        self._without_io.discard(uid)
         files = self._kept.pop(uid, {})
         self._held -= len(files)
         for fd in files.values():

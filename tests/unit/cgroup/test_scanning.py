@@ -106,3 +106,39 @@ def test_who_does_nothing_is_read_whole_now_and_then(scanner, tmp_path):
     (root / "a" / "pids.current").write_text("9", encoding="ascii")
     (root / "a" / "cpu.stat").write_text("usage_usec 2\n", encoding="ascii")
     assert scanner.read("a").pids == 9
+
+
+def test_a_group_for_devices_is_looked_for_now_and_then(tmp_path, monkeypatch):
+    """Most sandboxes of version 1 have none, and looking is dear; one that comes later is seen within a few readings, also of who is busy."""
+    hierarchies = hierarchy.Hierarchies(1, tuple((name, str(tmp_path / name)) for name in ("cpu", "cpuacct", "memory", "pids", "blkio")))
+    for name in ("cpu", "cpuacct", "memory", "pids", "blkio"):
+        (tmp_path / name / "sandboxes").mkdir(parents=True)
+    files = {
+        "cpu/cpu.stat": "nr_periods 0\n", "cpuacct/cpuacct.usage": "1", "memory/memory.usage_in_bytes": "5", "memory/memory.stat": "total_cache 1\n",
+        "memory/memory.max_usage_in_bytes": "5", "memory/memory.failcnt": "0", "memory/memory.oom_control": "oom_kill 0\n", "pids/pids.current": "1",
+        "pids/pids.events": "max 0\n",
+    }  # fmt: skip
+
+    def write(path, text):
+        place = tmp_path / path.partition("/")[0] / "sandboxes/a"
+        place.mkdir(exist_ok=True)
+        (place / path.partition("/")[2]).write_text(text, encoding="ascii")
+
+    for path, text in files.items():
+        write(path, text)
+    asked = []
+    open_at = scanning.rereading.open_at
+    monkeypatch.setattr(scanning.rereading, "open_at", lambda fd, path: asked.append(path) or open_at(fd, path))
+    scanner = scanning.Scanner(group.Parent(hierarchies, ""), keep=100)
+    try:
+        readings = [scanner.read("a").read_bytes for _ in range(24)]
+        assert readings == [None] * 24
+        assert 1 <= sum(b"blkio" in path for path in asked) <= 2 * 4
+        write("blkio/blkio.throttle.io_service_bytes_recursive", "8:0 Read 4096\n8:0 Write 0\n")
+        write("blkio/blkio.throttle.io_serviced_recursive", "8:0 Read 1\n8:0 Write 0\n")
+        for number in range(9):
+            write("cpuacct/cpuacct.usage", str(number + 2))
+            found = scanner.read("a")
+        assert (found.read_bytes, found.reads) == (4096, 1)
+    finally:
+        scanner.close()
