@@ -76,7 +76,7 @@ def make_firewall(settings: Settings, leases: ipam.Ipam) -> firewall.Firewall:
 
 def make_refusals(settings: Settings, leases: ipam.Ipam) -> refusals.Refusals:
     """What those rules refuse."""
-    return refusals.Refusals(settings.bridge, port_of=_port_of(leases), slot_of=leases.find_slot)
+    return refusals.Refusals(settings.bridge, port_of=_port_of(leases))
 
 
 def _port_of(leases: ipam.Ipam) -> Callable[[int], firewall.Port]:

@@ -81,7 +81,7 @@ class Node:
         ruleset.ensure_rules(LAYOUT)
         self.index = bridge.ensure_bridge(BRIDGE, [ipaddress.ip_interface((net[1], net.prefixlen)) for net in (NETWORK, NETWORK6)])
         self.firewall = firewall.Firewall(BRIDGE, port_of=port_of, slot_of=slot_of)
-        self.refusals = refusals.Refusals(BRIDGE, port_of=port_of, slot_of=slot_of)
+        self.refusals = refusals.Refusals(BRIDGE, port_of=port_of)
         self.policies: dict[int, egress.Egress] = {}
         self.children: list[Child] = []
 

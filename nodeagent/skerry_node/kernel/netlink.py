@@ -150,6 +150,21 @@ def parse_attributes(data: bytes, offset: int = 0) -> dict[int, bytes]:
     return found
 
 
+def find_attribute(data: bytes, *path: int) -> tuple[int, int] | None:
+    """Where the body of the attribute begins and ends that *path* leads to, one type for each level of nesting; None when there is none."""
+    start, end = 0, len(data)
+    for wanted in path:
+        while start + _ATTRIBUTE.size <= end:
+            length, kind = _ATTRIBUTE.unpack_from(data, start)
+            if kind & _TYPE_MASK == wanted and length >= _ATTRIBUTE.size:
+                start, end = start + _ATTRIBUTE.size, start + length
+                break
+            start += max((length + 3) & ~3, _ATTRIBUTE.size)
+        else:
+            return None
+    return start, end
+
+
 def list_attributes(data: bytes) -> Iterator[bytes]:
     """The bodies of a list whose attributes are all of one type."""
     offset = 0

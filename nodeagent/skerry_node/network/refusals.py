@@ -5,24 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from skerry_node.kernel import nftables
-from skerry_node.network import chains
 from skerry_node.network.firewall import NAME_BYTES, Port
-from skerry_node.network.policy import Address
 from skerry_node.network.ruleset import table_name
+
+_Place = tuple[nftables.Table, str]
+"""A set of a table."""
 
 
 class Refusals:
-    """*port_of* says what a slot is, *slot_of* whose an address is. One socket, and so for one thread at a time; `reopen` is for another."""
+    """*port_of* says what a slot is. One socket, and so for one thread at a time; `reopen` is for another."""
 
-    def __init__(self, bridge: str, *, port_of: Callable[[int], Port], slot_of: Callable[[Address], int | None]) -> None:
-        self._bridge, self._port_of, self._slot_of = bridge, port_of, slot_of
-        self._ip = nftables.Table(nftables.INET, table_name(bridge))
-        self._ports = nftables.Table(nftables.BRIDGE, table_name(bridge))
+    def __init__(self, bridge: str, *, port_of: Callable[[int], Port]) -> None:
+        self._bridge, self._port_of = bridge, port_of
+        ip, ports = (nftables.Table(family, table_name(bridge)) for family in (nftables.INET, nftables.BRIDGE))
+        self._places: tuple[_Place, _Place, _Place] = (ports, "refused_by_port"), (ip, "denied4"), (ip, "denied6")
+        self._keys: dict[int, tuple[tuple[_Place, bytes], ...]] = {}
         self._kernel = nftables.Nftables()
 
     def reopen(self) -> Refusals:
         """The same with a socket of its own: a thread that read another's answers would leave it waiting for ever."""
-        return Refusals(self._bridge, port_of=self._port_of, slot_of=self._slot_of)
+        return Refusals(self._bridge, port_of=self._port_of)
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -30,23 +32,19 @@ class Refusals:
 
     def read(self, slots: Collection[int]) -> dict[int, int]:
         """Packets refused by slot since it was taken: spoofed ones by the port, all others by the policy. Raises OSError without rules."""
-        found = dict.fromkeys(slots, 0)
-        by_link = {self._port_of(slot).link: slot for slot in found}
-        for element in self._kernel.list_elements(self._ports, "refused_by_port"):
-            slot = by_link.get(element.key.rstrip(b"\x00").decode("ascii", "replace"))
-            if slot is not None:
-                found[slot] += element.packets
-        for version in (4, 6):
-            for element in self._kernel.list_elements(self._ip, f"denied{version}"):
-                slot = self._slot_of(chains.read_address(element.key, version))
-                if slot in found:
-                    found[slot] += element.packets
-        return found
+        counted = {place: self._kernel.count_packets(*place) for place in self._places}
+        return {slot: sum(counted[place].get(key, 0) for place, key in self._find_keys(slot)) for slot in slots}
 
     def count(self, slot: int) -> int:
         """The same of one *slot*, without a walk over all; 0 without rules. Raises OSError."""
-        port = self._port_of(slot)
-        keys = [(self._ports, "refused_by_port", port.link.encode("ascii").ljust(NAME_BYTES, b"\x00"))]
-        keys += [(self._ip, f"denied{address.version}", address.packed) for address in port.addresses]
-        elements = (self._kernel.find_element(table, name, key) for table, name, key in keys)
+        elements = (self._kernel.find_element(*place, key) for place, key in self._find_keys(slot))
         return sum(element.packets for element in elements if element is not None)
+
+    def _find_keys(self, slot: int) -> tuple[tuple[_Place, bytes], ...]:
+        """Where a slot's packets are counted, and by what; a slot fixes that for good."""
+        found = self._keys.get(slot)
+        if found is None:
+            port, (links, fours, sixes) = self._port_of(slot), self._places
+            addresses = ((fours if address.version == 4 else sixes, address.packed) for address in port.addresses)
+            found = self._keys[slot] = ((links, port.link.encode("ascii").ljust(NAME_BYTES, b"\x00")), *addresses)
+        return found
