@@ -30,6 +30,7 @@ def world(tmp_path_factory, ledger_scope):
     before = books.snapshot(ledger_scope)
     with scenario.running(str(tmp_path_factory.mktemp("monitoring")), tag="mo") as (cluster, prometheus):
         scenario.play(cluster)
+        scenario.go_on(cluster)
         yield cluster, prometheus
     leaks = books.wait_for_balance(before, ledger_scope)
     assert not leaks, "\n".join(leaks)

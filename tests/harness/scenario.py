@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -76,6 +77,14 @@ def stir(cluster: Cluster) -> None:
     for _ in range(2):
         cluster.plane.kubectl("get", "--raw", f"{stream}/busy/stats")
         cluster.plane.kubectl("get", "--raw", f"{stream}/nobody/stats", check=False)
+
+
+def go_on(cluster: Cluster, seconds: float = float(os.environ.get("SKERRY_SCENARIO_SECONDS", "0"))) -> None:
+    """Let things go on happening for so long; SKERRY_SCENARIO_SECONDS=300 is the five minutes of a patient reader of dashboards."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        stir(cluster)
+        time.sleep(STIR_SECONDS)
 
 
 def adapt(expression: str, window: str, chosen: Mapping[str, str] = {}) -> str:
